@@ -1,0 +1,47 @@
+"""The walls of the house: import direction, file and function length, and no shadowed names."""
+
+import ast
+import importlib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = sorted(p for room in ("engine", "sip", "gateway") for p in (ROOT / room).rglob("*.py"))
+MAY_IMPORT = {"engine": {"engine"}, "sip": {"sip"}, "gateway": {"gateway", "engine", "sip"}}
+FILE_WALL = 400
+FUNCTION_WALL = 60
+ONLY_IN = {"torch": ("engine/",), "aiortc": ("gateway/legs/",), "pipecat": ("gateway/",)}
+
+
+def imported_names(tree: ast.AST) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_file_keeps_the_walls(path: Path) -> None:
+    relative = path.relative_to(ROOT).as_posix()
+    text = path.read_text()
+    tree = ast.parse(text)
+    room = relative.split("/")[0]
+    names = imported_names(tree)
+    assert not (names & {"engine", "sip", "gateway"}) - MAY_IMPORT[room], f"{relative} imports a room it may not"
+    for package, rooms in ONLY_IN.items():
+        assert package not in names or relative.startswith(rooms), f"{package} is imported in {relative}"
+    assert text.count("\n") <= FILE_WALL, f"{relative} is longer than {FILE_WALL} lines"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            assert length <= FUNCTION_WALL, f"{relative}:{node.lineno} {node.name} is {length} lines"
+
+
+def test_no_other_install_shadows_our_names() -> None:
+    for name in ("engine", "sip", "gateway"):
+        origin = importlib.import_module(name).__file__
+        assert origin is not None and Path(origin).resolve().is_relative_to(ROOT), f"{name} comes from {origin}"
