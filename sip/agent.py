@@ -1,0 +1,129 @@
+"""UserAgent: SIP calls without I/O. Datagrams and the time in, datagrams and events out.
+
+    agent.receive_datagram(data, addr, now)      # then, after this and every other call:
+    while event := agent.next_event(): ...
+    for data, destination in agent.datagrams_to_send(now): ...
+    timer = agent.get_timer()                    # call handle_timer(now) at that time
+
+It opens no socket, reads no clock and sleeps nowhere; `now` is seconds on any monotonic clock.
+A peer's bytes raise nothing: they are answered, or counted in `counters` and dropped.
+An action on a call that has ended, or at the wrong moment, raises CallStateError: our own bug or a race
+that the owner must expect, since a peer may end a call while an event waits in its queue.
+"""
+
+from __future__ import annotations
+
+import random
+
+from sip.events import Address, Event, Transport
+from sip.sdp import AgreedMedia, LocalMedia
+from sip.settings import AgentSettings, Credentials, Destination
+
+
+class CallStateError(Exception):
+    """The call is unknown (ended), or its state does not allow the action."""
+
+
+class UserAgent:
+    """One SIP user agent, client and server, for any number of calls.
+
+    `rng` makes tags, branches, Call-IDs and SRTP keys: random.SystemRandom() outside of tests.
+    """
+
+    def __init__(self, settings: AgentSettings, rng: random.Random) -> None:
+        raise NotImplementedError
+
+    # The wire
+
+    def listen(self, transport: Transport, host: str, port: int) -> None:
+        """Say where a socket was bound; the shell calls it. It stands in Via and Contact unless
+        settings.public_host and public_port say otherwise."""
+        raise NotImplementedError
+
+    def receive_datagram(self, data: bytes, addr: Address, now: float, transport: Transport = "udp") -> None:
+        """One datagram, or one framed message of a stream. Never raises for what `data` holds."""
+        raise NotImplementedError
+
+    def send_failed(self, destination: Destination, now: float) -> None:
+        """The shell could not send to, or lost its connection with, a destination (RFC 3261 §18.4)."""
+        raise NotImplementedError
+
+    def datagrams_to_send(self, now: float) -> list[tuple[bytes, Destination]]:
+        """What to send now, in order; each is returned once."""
+        raise NotImplementedError
+
+    def get_timer(self) -> float | None:
+        """When handle_timer() wants to be called; None: not at all. A time passed means at once."""
+        raise NotImplementedError
+
+    def handle_timer(self, now: float) -> None:
+        """Run everything due at `now`."""
+        raise NotImplementedError
+
+    def next_event(self) -> Event | None:
+        """The oldest event not yet taken."""
+        raise NotImplementedError
+
+    # Calls that came in
+
+    def ring(self, call: str, now: float, media: LocalMedia | None = None) -> AgreedMedia | None:
+        """Send 180, or 183 with early media where `media` is given (the offer is answered then, and
+        accept() repeats that answer). Raises CallStateError, SdpError."""
+        raise NotImplementedError
+
+    def accept(self, call: str, media: LocalMedia, now: float) -> AgreedMedia | None:
+        """Send 200 with the answer to the caller's offer, and return what was agreed. From then on the
+        agent answers re-INVITE and UPDATE by itself out of `media`.
+
+        None when the caller sent no offer: ours goes out, and CallConfirmed brings the outcome.
+        Raises CallStateError; SdpError when nothing fits (then refuse(call, error.code, now)).
+        """
+        raise NotImplementedError
+
+    def refuse(
+        self, call: str, code: int, now: float, reason: str = "", headers: tuple[tuple[str, str], ...] = ()
+    ) -> None:
+        """Send a final answer 300–699 to an offered call; 503 gets Retry-After unless in `headers`."""
+        raise NotImplementedError
+
+    def refuse_new_calls(self, refusing: bool) -> None:
+        """Drain or fill: while True, INVITE and OPTIONS outside a dialog get 503 + Retry-After."""
+        raise NotImplementedError
+
+    # Calls that go out
+
+    def invite(
+        self,
+        uri: str,
+        media: LocalMedia,
+        now: float,
+        *,
+        caller: str | None = None,
+        display_name: str = "",
+        credentials: Credentials | None = None,
+        destination: Destination | None = None,
+        headers: tuple[tuple[str, str], ...] = (),
+    ) -> str:
+        """Place a call and return its id. `caller` is our From URI; `destination` overrides where the
+        URI (or settings.outbound_proxy) would send it. Raises ValueError for a URI that is none."""
+        raise NotImplementedError
+
+    # Any call
+
+    def hang_up(self, call: str, now: float, reason: str = "") -> None:
+        """End a call in whatever state: BYE when it is up, CANCEL when ours rings, 480 when theirs does.
+        `reason` is a Reason header such as `Q.850;cause=16;text="Normal call clearing"`.
+        Silent when the call has already ended."""
+        raise NotImplementedError
+
+    def hold(self, call: str, now: float) -> None:
+        """re-INVITE with sendonly; MediaChanged or ChangeRefused follows."""
+        raise NotImplementedError
+
+    def resume(self, call: str, now: float) -> None:
+        """re-INVITE with sendrecv; MediaChanged or ChangeRefused follows."""
+        raise NotImplementedError
+
+    def reinvite(self, call: str, media: LocalMedia, now: float) -> None:
+        """Offer new media (address, port, codecs) in mid-call."""
+        raise NotImplementedError
