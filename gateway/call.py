@@ -13,9 +13,14 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from engine.api import Persona, Slot, SlotEnded, SlotEvent
-from gateway.media.plane import MediaEvent, MediaPlane, MediaStats
+from gateway.media.messages import Closed, MediaEvent, MediaFailed, MediaStats, RtpTimedOut
+from gateway.media.plane import MediaPlane
 
 log = logging.getLogger(__name__)
+
+CallEvent = SlotEvent | MediaEvent
+MEDIA_CLOSE_S = 1.0
+"""How long a row may take to come back from the media plane (one tick is 20 ms)."""
 
 
 class Leg(Protocol):
@@ -46,9 +51,11 @@ class Call:
         self.end_reason = ""
         self.final_stats: MediaStats | None = None
         self._ending: asyncio.Task[None] | None = None
-        self._media_opened = False
+        self.media_number: int | None = None
+        """What the plane called this call when the leg gave it the row."""
+        self._media_closed = asyncio.Event()
         self._ended_listeners: list[Callable[[Call], None]] = []
-        self._event_listeners: list[Callable[[SlotEvent | MediaEvent], None]] = []
+        self._event_listeners: list[Callable[[CallEvent], None]] = []
 
     @property
     def row(self) -> int:
@@ -58,13 +65,13 @@ class Call:
         """Be told once, after the slot and the row are free."""
         self._ended_listeners.append(listener)
 
-    def on_event(self, listener: Callable[[SlotEvent | MediaEvent], None]) -> None:
+    def on_event(self, listener: Callable[[CallEvent], None]) -> None:
         """Be told what the agent says and what the media plane sees, in order."""
         self._event_listeners.append(listener)
 
-    def media_opened(self) -> None:
-        """The leg has given its row to the plane; end() will take it back."""
-        self._media_opened = True
+    def media_opened(self, number: int) -> None:
+        """The leg has given its row to the plane, which calls it `number`; end() takes it back."""
+        self.media_number = number
 
     def answered(self) -> None:
         """The caller can hear: the row's audio starts to flow to the engine and back. Idempotent."""
@@ -73,12 +80,20 @@ class Call:
             self.plane.start(self.row)
             log.info("call %s answered", self.id)
 
-    def deliver(self, event: SlotEvent | MediaEvent) -> None:
-        """Pass an event of the slot or the plane to whoever listens; an ended slot ends the call."""
+    def deliver(self, event: CallEvent) -> None:
+        """Pass an event of the slot or the plane to whoever listens; the fatal ones end the call."""
         for listener in self._event_listeners:
             listener(event)
-        if isinstance(event, SlotEnded) and not self.ended.is_set():
-            self.end_soon("engine", event.reason)
+        match event:
+            case SlotEnded(reason=reason):
+                self.end_soon("engine", reason)
+            case RtpTimedOut(silent_s=silent_s):
+                self.end_soon("gateway", f"no audio from the caller for {silent_s:.0f} s")
+            case MediaFailed(reason=reason):
+                self.end_soon("gateway", reason)
+            case Closed(stats=stats):
+                self.final_stats = stats
+                self._media_closed.set()
 
     def end_soon(self, by: str, reason: str) -> None:
         """end() from a place that cannot wait. The first reason given stays."""
@@ -95,8 +110,13 @@ class Call:
     async def _end(self) -> None:
         if self.leg is not None and self.ended_by != "caller":
             await _quietly(self.id, self.leg.hang_up(self.end_reason))
-        if self._media_opened:
-            self.final_stats = self.plane.close(self.row)
+        if self.media_number is not None:
+            # The row may be given to a new call only after the plane has let go of it.
+            self.plane.close(self.row)
+            try:
+                await asyncio.wait_for(self._media_closed.wait(), MEDIA_CLOSE_S)
+            except TimeoutError:
+                log.error("call %s: the media plane did not give row %d back", self.id, self.row)
         self.slot.close()
         self.ended.set()
         log.info("call %s ended by %s: %s", self.id, self.ended_by, self.end_reason)

@@ -53,6 +53,7 @@ class Switchboard:
         self.plane = plane
         self.personas = dict(personas or {"default": Persona()})
         self.calls: dict[str, Call] = {}
+        self._rows: dict[int, Call] = {}
         self.draining = False
         self.refused: dict[int, int] = {}
         """Refusals since the start, by code."""
@@ -79,10 +80,23 @@ class Switchboard:
             raise self._refusal(503, "the voice engine is not available", 10.0) from error
         call = Call(secrets.token_hex(8), offer.leg, slot, persona, self.plane)
         call.caller, call.callee = offer.caller, offer.callee
-        self.calls[call.id] = call
+        self.calls[call.id] = self._rows[call.row] = call
         call.on_ended(self._forget)
         log.info("call %s admitted leg=%s row=%d", call.id, call.leg_kind, call.row)
         return call
+
+    def deliver_media_events(self) -> None:
+        """Hand the plane's events to their calls; those of a row's earlier call are nobody's."""
+        for event in self.plane.take_events():
+            call = self._rows.get(event.row)
+            if call is not None and call.media_number == event.call:
+                call.deliver(event)
+
+    def deliver_slot_events(self) -> None:
+        """Hand the engine's events (text, the end of a slot) to their calls."""
+        for call in list(self.calls.values()):
+            for event in call.slot.take_events():
+                call.deliver(event)
 
     async def drain(self, limit_s: float) -> int:
         """Refuse newcomers, wait for the calls to finish, end what is left at the limit; how many."""
@@ -108,5 +122,7 @@ class Switchboard:
 
     def _forget(self, call: Call) -> None:
         self.calls.pop(call.id, None)
+        if self._rows.get(call.row) is call:
+            del self._rows[call.row]
         key = (call.leg_kind, call.ended_by)
         self.served[key] = self.served.get(key, 0) + 1
