@@ -15,7 +15,7 @@ class NoFreePort(Exception):
 
 
 class RtpPorts:
-    """Hands out non-blocking UDP sockets bound to even ports of [first, last]; (0, 0) lets the system choose."""
+    """Non-blocking UDP sockets bound to even ports of [first, last]; (0, 0) lets the system choose."""
 
     def __init__(self, host: str, first: int = 0, last: int = 0, rest_s: float = 30.0) -> None:
         if first and last < first:
