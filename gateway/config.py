@@ -1,0 +1,277 @@
+"""Settings: everything that can be configured, as one pydantic-settings model.
+
+It says what exists, of which type and with which default; `gateway.config_sources` says where the
+values come from. Building `Settings()` reads nothing: it is the defaults.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from engine.api import Persona
+
+ENV_PREFIX = "MG_"
+ENV_DELIMITER = "__"
+
+
+def _listed(value: object) -> object:
+    """Lists come as TOML arrays, and from the environment as JSON or `a,b`."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        return json.loads(value)
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def _port_range(value: object) -> object:
+    if isinstance(value, str) and "-" in value:
+        return value.split("-", 1)
+    return _listed(value)
+
+
+def _checked_range(value: tuple[int, int]) -> tuple[int, int]:
+    low, high = value
+    if (low, high) == (0, 0):
+        return value
+    if low < 1024 or high > 65535 or high - low < 1:
+        raise ValueError("must be two ports in 1024 to 65535, the lower first, or 0 and 0 for any free ones")
+    return value
+
+
+def _checked_address(value: str) -> str:
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        raise ValueError("must be an IP address, such as 203.0.113.7 or 2001:db8::7") from None
+    return value
+
+
+def _checked_file(value: Path) -> Path:
+    if not value.is_file():
+        raise ValueError(f"there is no file {value} (relative paths start at {Path.cwd()})")
+    return value
+
+
+Words = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+PortRange = Annotated[tuple[int, int], BeforeValidator(_port_range), AfterValidator(_checked_range)]
+Address = Annotated[str, AfterValidator(_checked_address)]
+ReadableFile = Annotated[Path, AfterValidator(_checked_file)]
+EngineKind = Literal["auto", "moshi", "tiny", "echo", "chat", "worker"]
+SipCodec = Literal["PCMU", "PCMA"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class IceServer(_Section):
+    """One STUN or TURN server, as browsers spell it."""
+
+    urls: Words
+    """Such as `stun:stun.example.org` or `turn:turn.example.org:3478?transport=udp`."""
+    username: str | None = None
+    credential: SecretStr | None = None
+    """Environment only; in a file use credential_file."""
+    credential_file: ReadableFile | None = None
+    """A file whose content is the credential."""
+
+    def secret(self) -> str | None:
+        """The credential, from wherever it was given."""
+        return _secret(self.credential, self.credential_file)
+
+
+class HttpSettings(_Section):
+    """The web page, WebRTC signalling and the health endpoints."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. Browsers open a microphone only on localhost or over https, so plain http
+    stays on this machine; set 0.0.0.0 together with tls_cert, or behind a proxy that ends TLS."""
+    port: Port = 8080
+    """TCP port; 0 takes any free one."""
+    tls_cert: ReadableFile | None = None
+    """PEM certificate chain; with tls_key the page is served over https."""
+    tls_key: ReadableFile | None = None
+    """PEM private key of tls_cert."""
+    origins: Words = ()
+    """Further origins whose pages may call, such as `https://shop.example`; `*`: any. Our own always may."""
+    ice_servers: Annotated[tuple[IceServer, ...], BeforeValidator(_listed)] = ()
+    """STUN and TURN servers for browsers and for the gateway."""
+    public_address: Address | None = None
+    """The IP address browsers reach this machine at, where it is behind a 1:1 NAT or in a container."""
+
+
+class SipSettings(_Section):
+    """The SIP user agent and the RTP of its calls."""
+
+    enabled: bool = True
+    host: Address = "0.0.0.0"
+    """Address to listen on (UDP). Phones are other machines, so all interfaces by default."""
+    port: Port = 5060
+    """UDP port; 0 takes any free one."""
+    public_address: Address | None = None
+    """The address put into Via, Contact and SDP; unset: the interface that faces the caller."""
+    rtp_host: Address | None = None
+    """Address to receive RTP on; unset: as host."""
+    rtp_ports: PortRange = (16384, 32766)
+    """Lowest and highest UDP port for RTP, a pair a call; 0 and 0 take any free ports."""
+    user_agent: str = "moshi-gateway"
+    """Name in the Server and User-Agent headers."""
+    codecs: Annotated[tuple[SipCodec, ...], BeforeValidator(_listed), Field(min_length=1)] = ("PCMU", "PCMA")
+    """Codecs offered and accepted, preferred first."""
+
+
+class EngineSettings(_Section):
+    """What speaks: a Moshi model here, elsewhere, or an echo for tests."""
+
+    kind: EngineKind = "auto"
+    """auto: moshi where CUDA and the weights are present, otherwise the embedded default."""
+    slots: Annotated[int, Field(ge=1, le=4096)] = 4
+    """Calls held at once."""
+    model: str | None = None
+    """Hugging Face repository or local folder in Kyutai's layout; unset: the kind's own."""
+    revision: str | None = None
+    """Branch, tag or commit of the repository."""
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto: bfloat16 on CUDA, float32 on the CPU."""
+    url: Annotated[str, Field(pattern=r"^(wss?|https?)://")] | None = None
+    """kind chat: address of the remote Moshi, such as wss://host/api/chat."""
+    token: SecretStr | None = None
+    """kind chat: its access token. Environment only; in a file use token_file."""
+    token_file: ReadableFile | None = None
+    """A file whose content is the token."""
+    workers: Words = ()
+    """kind worker: addresses of engine processes, such as ws://10.0.0.2:8998."""
+    echo_delay_s: Annotated[float, Field(ge=0, le=30)] = 1.0
+    """kind echo: seconds after which the caller hears himself."""
+    greeting: bool = True
+    """kind echo: begin with a tone."""
+
+    def secret(self) -> str | None:
+        """The token, from wherever it was given."""
+        return _secret(self.token, self.token_file)
+
+
+class MediaSettings(_Section):
+    """The audio path of all calls."""
+
+    rtp_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 20.0
+    """A caller who sends no packet for so long is gone: BYE, and the slot is free."""
+    jitter_min_ms: Annotated[int, Field(ge=0, le=1000)] = 0
+    """The jitter buffer never aims for less."""
+    jitter_max_ms: Annotated[int, Field(ge=20, le=2000)] = 400
+    """The jitter buffer never holds more; what comes later is lost."""
+
+
+class PersonaSettings(_Section):
+    """Who the agent is in a call, and who gives way to whom."""
+
+    voice: str | None = None
+    """A voice of the engine by name."""
+    text_prompt: str | None = None
+    """What the agent is told about itself before the call."""
+    temperature: Annotated[float, Field(ge=0, le=5)] | None = None
+    top_k: Annotated[int, Field(ge=1)] | None = None
+    text_temperature: Annotated[float, Field(ge=0, le=5)] | None = None
+    text_top_k: Annotated[int, Field(ge=1)] | None = None
+    seed: int | None = None
+    """With a seed the same input gives the same tokens; unset: a new one a call."""
+    duplex: Literal["model", "duck", "cut", "never"] = "model"
+    """When the caller speaks over the agent: the model decides, duck then cut, cut, or never give way."""
+
+    def persona(self, name: str) -> Persona:
+        return Persona(name=name, **self.model_dump(exclude={"duplex"}))
+
+
+class LimitSettings(_Section):
+    """Bounds of the whole gateway."""
+
+    drain_s: Annotated[float, Field(ge=0, le=86400)] = 30.0
+    """On SIGTERM calls may go on for so long before they are hung up."""
+
+
+class LogSettings(_Section):
+    """Logs go to standard error; they carry call ids, never speech, text or numbers."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text", "json"] = "text"
+
+
+class Settings(BaseSettings):
+    """The configuration of one gateway. Frozen; made by `gateway.config_sources.load`."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter=ENV_DELIMITER,
+        enable_decoding=False,
+        title="moshi-gateway",
+    )
+
+    http: HttpSettings = HttpSettings()
+    sip: SipSettings = SipSettings()
+    engine: EngineSettings = EngineSettings()
+    media: MediaSettings = MediaSettings()
+    personas: dict[str, PersonaSettings] = {}
+    limits: LimitSettings = LimitSettings()
+    log: LogSettings = LogSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Construction takes what it is given; load() merges file, environment and flags, so that it
+        can say of each value where it came from."""
+        return (init_settings,)
+
+    def engine_personas(self) -> dict[str, Persona]:
+        """All personas by name; there is always a `default`."""
+        named = {name: persona.persona(name) for name, persona in self.personas.items()}
+        return {"default": Persona(), **named}
+
+    def duplex_policy(self, persona: str) -> str:
+        """`model`, `duck`, `cut` or `never`."""
+        return self.personas.get(persona, PersonaSettings()).duplex
+
+
+def contradictions(settings: Settings) -> list[tuple[tuple[str, ...], str]]:
+    """What no field sees alone: (path of the setting to change, what is wrong with it)."""
+    found: list[tuple[tuple[str, ...], str]] = []
+    http, sip, engine, media = settings.http, settings.sip, settings.engine, settings.media
+    if (http.tls_cert is None) != (http.tls_key is None):
+        missing = "tls_key" if http.tls_key is None else "tls_cert"
+        found.append((("http", missing), "tls_cert and tls_key are needed together"))
+    if engine.kind == "chat" and engine.url is None:
+        found.append((("engine", "url"), "needed with kind = chat: the address of the remote Moshi"))
+    if engine.url and "token=" in engine.url:
+        found.append((("engine", "url"), "carries a token; use token_file or MG_ENGINE__TOKEN"))
+    if engine.kind == "worker" and not engine.workers:
+        found.append((("engine", "workers"), "needed with kind = worker: addresses of engine processes"))
+    if media.jitter_max_ms < media.jitter_min_ms:
+        found.append((("media", "jitter_max_ms"), f"must be at least jitter_min_ms ({media.jitter_min_ms})"))
+    low, high = sip.rtp_ports
+    pairs = (high - low + 1) // 2
+    if sip.enabled and high and pairs < engine.slots:
+        found.append((("sip", "rtp_ports"), f"holds {pairs} calls, but engine.slots is {engine.slots}"))
+    return found
+
+
+def _secret(value: SecretStr | None, file: Path | None) -> str | None:
+    if value is not None:
+        return value.get_secret_value()
+    return file.read_text().strip() if file is not None else None

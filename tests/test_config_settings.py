@@ -1,0 +1,238 @@
+"""Configuration: where values come from, what wins, and what a mistake looks like to who made it."""
+
+import json
+import os
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from gateway.config import PersonaSettings, Settings
+from gateway.config_sources import ConfigError, load, model_at, read, variable
+from gateway.config_text import MASK, shown
+
+ROOT = Path(__file__).resolve().parent.parent
+DEFAULT_TOML = ROOT / "configs" / "default.toml"
+
+
+@pytest.fixture(autouse=True)
+def no_settings_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.upper().startswith("MG_")]:
+        monkeypatch.delenv(name)
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    file = tmp_path / "gateway.toml"
+    file.write_text(text)
+    return file
+
+
+def problems(file: Path | None = None, **flags: dict[str, object]) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load(file, flags)
+    return caught.value.problems
+
+
+def test_without_any_source_the_defaults_are_in_force() -> None:
+    assert load() == Settings()
+    assert Settings().http.port == 8080 and Settings().sip.port == 5060 and Settings().engine.kind == "auto"
+
+
+def test_environment_beats_file_and_flags_beat_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = written(tmp_path, "[http]\nport = 1001\nhost = '::'\n[sip]\nport = 1001\n[engine]\nslots = 7\n")
+    monkeypatch.setenv("MG_SIP__PORT", "1002")
+    monkeypatch.setenv("MG_HTTP__PORT", "1002")
+    settings = load(file, {"http": {"port": 1003}})
+    assert (settings.http.port, settings.sip.port, settings.engine.slots) == (1003, 1002, 7)
+    assert settings.http.host == "::", "a flag for one key must not hide the rest of its section"
+
+
+def test_the_file_may_be_named_by_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MG_CONFIG", str(written(tmp_path, "[engine]\nkind = 'echo'\n")))
+    assert load().engine.kind == "echo"
+
+
+def test_lists_and_ranges_are_writable_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MG_HTTP__ORIGINS", "https://a.example, https://b.example")
+    monkeypatch.setenv("MG_SIP__RTP_PORTS", "20000-20100")
+    monkeypatch.setenv("MG_SIP__CODECS", '["PCMA"]')
+    monkeypatch.setenv("MG_HTTP__ICE_SERVERS", '[{"urls": ["stun:a"], "username": "u", "credential": "c"}]')
+    settings = load()
+    assert settings.http.origins == ("https://a.example", "https://b.example")
+    assert settings.sip.rtp_ports == (20000, 20100) and settings.sip.codecs == ("PCMA",)
+    assert settings.http.ice_servers[0].secret() == "c"
+
+
+def test_a_persona_can_be_made_in_file_and_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MG_PERSONAS__SALES__SEED", "4")
+    settings = load(written(tmp_path, "[personas.sales]\nvoice = 'NATF2'\nduplex = 'duck'\n"))
+    persona = settings.engine_personas()["sales"]
+    assert (persona.name, persona.voice, persona.seed) == ("sales", "NATF2", 4)
+    assert settings.duplex_policy("sales") == "duck" and settings.duplex_policy("default") == "model"
+    assert "default" in settings.engine_personas()
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ("[http]\nprot = 1\n", 2, ["http.prot", "unknown key", "did you mean port?", "allowed: host, port"]),
+        ("\n\n[sipp]\nport = 1\n", 3, ["sipp", "unknown key", "did you mean sip?"]),
+        ("[http]\nport = 99999\n", 2, ["http.port", "65535", "99999"]),
+        ("[http]\n\nport = 'x'\n", 3, ["http.port", "integer", "'x'"]),
+        ("engine.kind = 'mosh'\n", 1, ["engine.kind", "'moshi'", "'mosh'"]),
+        ("[personas.a]\n[personas.b]\nduplex = 'no'\n", 3, ["personas.b.duplex", "'never'"]),
+        (
+            "[[http.ice_servers]]\nurls = 'a'\n[[http.ice_servers]]\nurls='b'\nuser = 'b'\n",
+            5,
+            ["1.user", "username"],
+        ),
+        ("[sip]\nrtp_ports = [9, 3]\n", 2, ["sip.rtp_ports", "1024 to 65535"]),
+        (
+            "[sip]\nrtp_ports = [20000, 20009]\n[engine]\nslots = 6\n",
+            2,
+            ["sip.rtp_ports", "5 calls", "slots is 6"],
+        ),
+        ("[sip]\npublic_address = 'me'\n", 2, ["sip.public_address", "IP address"]),
+        ("[http]\ntls_cert = 'absent.pem'\n", 2, ["http.tls_cert", "no file absent.pem"]),
+        ("[engine]\n\nkind = 'chat'\n", 1, ["engine.url", "needed with kind = chat"]),
+        ("[engine]\nkind = 'worker'\n", 1, ["engine.workers", "needed"]),
+        ("[engine]\nurl = 'wss://h/api/chat?token=abc'\n", 2, ["engine.url", "token_file"]),
+        ("[engine]\ntoken = 'abc'\n", 2, ["engine.token", "token_file", "MG_ENGINE__TOKEN"]),
+        ("[media]\njitter_min_ms = 90\njitter_max_ms = 50\n", 3, ["media.jitter_max_ms", "90"]),
+        ("[http]\nport = \n", 2, ["not valid TOML"]),
+        ("[http]\nport = 1\nport = 2\n", 3, ["not valid TOML"]),
+    ],
+)
+def test_a_mistake_is_named_with_file_line_and_key(
+    tmp_path: Path, text: str, line: int, words: list[str]
+) -> None:
+    file = written(tmp_path, text)
+    found = problems(file)
+    assert len(found) == 1 and found[0].startswith(f"{file}:{line}: "), found
+    for word in words:
+        assert word in found[0]
+    assert "abc" not in found[0], "no secret in an error"
+
+
+def test_all_mistakes_are_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MG_SIP__PRT", "1")
+    assert (
+        len(problems(written(tmp_path, "[http]\nprot = 1\n[log]\nlevel = 'loud'\n"), engine={"slots": 0}))
+        == 4
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("MG_HTTP_PORT", ["did you mean MG_HTTP__PORT?"]),
+        ("MG_SIP__PRT", ["did you mean MG_SIP__PORT?", "MG_SIP__USER_AGENT"]),
+        ("MG_ENGIN__KIND", ["did you mean MG_ENGINE__KIND?"]),
+        ("MG_PERSONAS__A__VOIC", ["did you mean MG_PERSONAS__NAME__VOICE?"]),
+    ],
+)
+def test_a_misspelt_variable_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, name: str, words: list[str]
+) -> None:
+    monkeypatch.setenv(name, "1")
+    (found,) = problems()
+    assert found.startswith(f"environment {name}: ")
+    for word in words:
+        assert word in found
+
+
+def test_a_wrong_value_is_blamed_on_the_source_that_gave_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = written(tmp_path, "[http]\nport = 1\n")
+    monkeypatch.setenv("MG_HTTP__PORT", "many")
+    assert problems(file)[0].startswith("environment MG_HTTP__PORT: http.port: ")
+    assert problems(file, http={"port": -1})[0].startswith("flag --http-port: http.port: ")
+    assert problems(file, http={"port": 1}, engine={"kind": "x"})[0].startswith(
+        "flag --engine: engine.kind: "
+    )
+
+
+def test_a_missing_or_unreadable_file_is_named(tmp_path: Path) -> None:
+    assert "No such file" in problems(tmp_path / "absent.toml")[0]
+    binary = tmp_path / "binary.toml"
+    binary.write_bytes(b"\xff\xfe\x00")
+    assert "not UTF-8" in problems(binary)[0]
+    assert "directory" in problems(tmp_path)[0].lower()
+
+
+def test_secrets_come_from_files_or_environment_and_are_never_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = tmp_path / "token"
+    secret.write_text("from-file\n")
+    file = written(tmp_path, f"[engine]\ntoken_file = '{secret}'\n")
+    assert load(file).engine.secret() == "from-file"
+    monkeypatch.setenv("MG_ENGINE__TOKEN", "from-environment")
+    monkeypatch.setenv("MG_HTTP__ICE_SERVERS", '[{"urls": "turn:a", "credential": "turn-secret"}]')
+    settings = load(file)
+    assert settings.engine.secret() == "from-environment"
+    text = shown(settings, read(file))
+    assert "from-" not in text + repr(settings) and "turn-secret" not in text + repr(settings)
+    assert text.count(MASK) == 2
+
+
+def test_config_show_is_toml_that_says_where_each_value_came_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = written(tmp_path, "[http]\nport = 1001\n[personas.'a b']\ntext_prompt = 'Say \"hm\"\\n'\n")
+    monkeypatch.setenv("MG_LOG__FORMAT", "json")
+    sources = read(file, {"engine": {"kind": "echo"}})
+    text = shown(load(file, sources.flags), sources)
+    assert f"port = 1001  # {file}:2" in text
+    assert 'format = "json"  # environment MG_LOG__FORMAT' in text
+    assert 'kind = "echo"  # flag --engine' in text and "slots = 4  # default" in text
+    assert Settings(**tomllib.loads(text)) == load(file, sources.flags)
+
+
+def leaves(model: type[BaseModel], path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    found: list[tuple[str, ...]] = []
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            found += leaves(inner, (*path, name))
+        elif name == "personas":
+            found += leaves(PersonaSettings, (*path, name, "default"))
+        else:
+            found.append((*path, name))
+    return found
+
+
+def test_default_toml_is_complete_and_holds_the_defaults() -> None:
+    text = DEFAULT_TOML.read_text()
+    given = tomllib.loads(text)
+    assert load(DEFAULT_TOML) == Settings(personas={"default": PersonaSettings()})
+    for path in leaves(Settings):
+        table = given
+        for part in path[:-1]:
+            table = table[part]
+        section = text.split(f"[{'.'.join(path[:-1])}]\n")[1].split("\n[")[0]
+        listed = path[-1] in table or re.search(rf"^# {path[-1]} = ", section, re.M)
+        assert listed, f"{path} is not in default.toml"
+
+
+def test_every_variable_of_the_issue_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert variable(("http", "port")) == "MG_HTTP__PORT"
+    for name, value in {"MG_HTTP__PORT": "1", "MG_SIP__PORT": "2", "MG_ENGINE__SLOTS": "3"}.items():
+        monkeypatch.setenv(name, value)
+    for kind in ("auto", "moshi", "tiny", "echo"):
+        monkeypatch.setenv("MG_ENGINE__KIND", kind)
+        assert load().engine.kind == kind
+
+
+def test_the_schema_describes_every_section_and_forbids_the_rest() -> None:
+    schema = Settings.model_json_schema()
+    assert set(schema["properties"]) == set(Settings.model_fields)
+    assert schema["additionalProperties"] is False
+    assert all(not table.get("additionalProperties", True) for table in schema["$defs"].values())
+    assert "microphone" in json.dumps(schema["$defs"]["HttpSettings"]["properties"]["host"])
+    assert model_at(Settings, ("http", "ice_servers", 0)) is not None
