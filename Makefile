@@ -1,0 +1,63 @@
+# make run     install what is missing and take calls (http://localhost:8080, sip:moshi@this-machine)
+# make test    the whole suite: unit, then slow, then calls with real programs
+# make unit    the quick part of it
+# make check   ruff and mypy
+# make bench   every bench, briefly; one of them: make bench BENCH=bench/NAME.py ARGS=
+#
+# PYTHON chooses the interpreter (3.11 to 3.13), VENV the folder, CONFIG the configuration of `run`.
+# ARGS is passed on.
+
+VENV ?= .venv
+CONFIG ?= configs/default.toml
+BENCH ?= $(shell grep -ls '__main__' bench/*.py)
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+ORACLE := moshi==0.2.13 einops sphn
+
+.PHONY: run test unit peers check bench clean help
+.DELETE_ON_ERROR:
+
+run: $(VENV)/.ready-to-run
+	@exec $(BIN)/moshi-gateway serve --config $(CONFIG) $(ARGS)
+
+# One run and one closing line; tests/conftest.py puts the quick tests first and the calls last.
+test: $(VENV)/.ready-to-test peers
+	$(BIN)/python -m pytest -rs $(ARGS)
+
+unit: $(VENV)/.ready-to-test
+	$(BIN)/python -m pytest -rs -m "not slow and not peer and not gpu" $(ARGS)
+
+peers:
+	@scripts/peers.sh
+
+check: $(VENV)/.ready-to-test
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m mypy
+
+bench: ARGS ?= --quick
+bench: $(VENV)/.ready-to-test
+	@for bench in $(BENCH); do echo "== $$bench $(ARGS)"; $(BIN)/python $$bench $(ARGS) || exit 1; done
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .numba_cache
+
+help:
+	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
+
+# The stamps lie inside the virtual environment, so that removing it removes them.
+$(VENV)/.made:
+	@python=$$(scripts/python.sh) && echo "$$python -m venv $(VENV)" && "$$python" -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.ready-to-run: $(VENV)/.made pyproject.toml
+	@echo "installing into $(VENV); the first time this takes a minute or two"
+	@$(PIP) install --quiet --editable '.[engine]'
+	@touch $@
+
+# The oracle's own pins cannot be met beside ours (see tests), so it comes without its dependencies.
+$(VENV)/.ready-to-test: $(VENV)/.made pyproject.toml
+	@echo "installing into $(VENV) with what the tests need; the first time this takes a few minutes"
+	@$(PIP) install --quiet --editable '.[engine,dev]'
+	@$(PIP) install --quiet --no-deps $(ORACLE)
+	@touch $@ $(VENV)/.ready-to-run

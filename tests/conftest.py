@@ -1,0 +1,20 @@
+"""Order of the suite: what is quick tells first, calls with real programs come last."""
+
+import pytest
+
+LATER = ("slow", "gpu", "peer")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def part(item: pytest.Item) -> int:
+        return max((1 + LATER.index(name) for name in LATER if item.get_closest_marker(name)), default=0)
+
+    items.sort(key=part)
+
+
+@pytest.fixture(autouse=True)
+def gpu_tests_need_a_gpu(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("gpu"):
+        torch = pytest.importorskip("torch")
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device")
