@@ -15,13 +15,12 @@ from __future__ import annotations
 
 import random
 
+from sip.errors import CallStateError
 from sip.events import Address, Event, Transport
 from sip.sdp import AgreedMedia, LocalMedia
 from sip.settings import AgentSettings, Credentials, Destination
 
-
-class CallStateError(Exception):
-    """The call is unknown (ended), or its state does not allow the action."""
+__all__ = ["CallStateError", "UserAgent"]
 
 
 class UserAgent:

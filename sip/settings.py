@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from sip.events import Transport
+from sip.events import Address, Transport
 
 
 class Destination(NamedTuple):
@@ -15,6 +15,8 @@ class Destination(NamedTuple):
     """An IP literal without brackets, or a name that the shell resolves."""
     port: int
     transport: Transport = "udp"
+    flow: Address | None = None
+    """The far end of an open stream to use instead of a new one, if it still stands (RFC 5626)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,153 @@
+"""Core: what every part of one UserAgent shares — the wire, the alarms, the events, the transactions,
+and the names under which we are known. It decides nothing about calls."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from dataclasses import dataclass
+
+from sip.alarms import Alarms
+from sip.events import Address, Event, Transport
+from sip.headers import Headers
+from sip.message import Request, Response
+from sip.settings import AgentSettings, Destination
+from sip.transaction import ClientTransaction, ClientUser, ServerTransaction
+from sip.via import MAGIC_COOKIE, Via
+
+ALLOW = "INVITE, ACK, CANCEL, BYE, OPTIONS, PRACK, UPDATE, INFO, REFER, NOTIFY"
+SUPPORTED = "100rel, timer, replaces, norefersub"
+UNDERSTOOD = frozenset({"100rel", "timer", "replaces", "norefersub"})
+"""Option tags a peer may Require."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """What happened on the wire, for metrics. Only numbers."""
+
+    received: int = 0
+    malformed: int = 0
+    """Bytes that were no SIP message, or too big."""
+    rejected: int = 0
+    """Requests answered 4xx-6xx before they became a call or a transaction of one."""
+    stray: int = 0
+    """Responses and ACKs that belong to nothing."""
+    retransmitted: int = 0
+    """Requests that a transaction had seen before."""
+    blocked: int = 0
+    """Datagrams dropped by address, rate or ban."""
+    send_failures: int = 0
+
+
+class Core:
+    """Shared by all parts of one UserAgent; see the module."""
+
+    def __init__(self, settings: AgentSettings, rng: random.Random) -> None:
+        self.settings = settings
+        self.rng = rng
+        self.t1 = settings.t1_s
+        self.alarms = Alarms()
+        self.counters = Counters()
+        self.refusing = False
+        self.listening: dict[Transport, Address] = {}
+        self.servers: dict[tuple[str, ...], ServerTransaction] = {}
+        self.clients: dict[tuple[str, str], ClientTransaction] = {}
+        self._outbox: list[tuple[bytes, Destination]] = []
+        self._events: deque[Event] = deque()
+
+    def send(self, data: bytes, destination: Destination) -> None:
+        self._outbox.append((data, destination))
+
+    def take_outbox(self) -> list[tuple[bytes, Destination]]:
+        outbox, self._outbox = self._outbox, []
+        return outbox
+
+    def emit(self, event: Event) -> None:
+        self._events.append(event)
+
+    def next_event(self) -> Event | None:
+        return self._events.popleft() if self._events else None
+
+    # Names
+
+    def token(self, bits: int = 64) -> str:
+        """A random word for tags, branches and Call-IDs (§19.3 wants at least 32 bits)."""
+        return f"{self.rng.getrandbits(bits):0{bits // 4}x}"
+
+    def address(self, transport: Transport) -> Address:
+        """Where peers reach us over a transport, as Via and Contact say it."""
+        host, port = self.listening.get(transport, ("127.0.0.1", 5061 if transport == "tls" else 5060))
+        settings = self.settings
+        if settings.public_host is not None:
+            host = settings.public_host
+            if settings.public_port is not None and transport == "udp":
+                port = settings.public_port
+        return host, port
+
+    def contact(self, transport: Transport, user: str | None = None) -> str:
+        """Our Contact, with the transport where it is not UDP."""
+        host, port = self.address(transport)
+        host = f"[{host}]" if ":" in host else host
+        param = "" if transport == "udp" else f";transport={transport}"
+        return f"<sip:{user or self.settings.user}@{host}:{port}{param}>"
+
+    def new_via(self, transport: Transport) -> Via:
+        host, port = self.address(transport)
+        params: dict[str, str | None] = {"branch": MAGIC_COOKIE + self.token(), "rport": None}
+        return Via(transport.upper(), host, port, params)
+
+    # Transactions
+
+    def start_client(
+        self, request: Request, destination: Destination, user: ClientUser, now: float
+    ) -> ClientTransaction:
+        """Put a new Via on a request, send it, and look after it."""
+        via = self.new_via(destination.transport)
+        request.headers.insert_first("via", str(via))
+        request.forget_via()
+        key = (via.branch, request.method)
+        transaction = ClientTransaction(
+            self, request, destination, user, lambda: void(self.clients.pop(key, None))
+        )
+        self.clients[key] = transaction
+        transaction.start(now)
+        return transaction
+
+    def start_cancel(self, invite: ClientTransaction, headers: Headers, user: ClientUser, now: float) -> None:
+        """CANCEL carries the branch of what it cancels, so it brings its own Via (§9.1)."""
+        request = Request("CANCEL", invite.request.uri, headers)
+        key = (invite.request.via.branch, "CANCEL")
+        if key in self.clients:
+            return
+        transaction = ClientTransaction(
+            self, request, invite.destination, user, lambda: void(self.clients.pop(key, None))
+        )
+        self.clients[key] = transaction
+        transaction.start(now)
+
+    def start_server(
+        self, key: tuple[str, ...], request: Request, destination: Destination
+    ) -> ServerTransaction:
+        transaction = ServerTransaction(
+            self, request, destination, lambda: void(self.servers.pop(key, None))
+        )
+        self.servers[key] = transaction
+        return transaction
+
+    def own(self, message: Request | Response) -> None:
+        """Say who we are (User-Agent or Server), where configured."""
+        if self.settings.user_agent:
+            name = "user-agent" if isinstance(message, Request) else "server"
+            message.headers.add(name, self.settings.user_agent)
+
+
+def void(_: object) -> None:
+    """A transaction that ends has no use for itself."""
+
+
+def own_headers(pairs: tuple[tuple[str, str], ...]) -> list[tuple[str, str]]:
+    """Headers our owner wants on a message. Raises ValueError where one would break out of its line."""
+    for name, value in pairs:
+        if not Headers([(name, "")]) or any(char in name + value for char in "\r\n\0") or ":" in name:
+            raise ValueError("a header holds a line break")
+    return list(Headers(pairs))
