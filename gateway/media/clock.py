@@ -1,7 +1,7 @@
 """MediaClock: the thread that ticks a MediaPlane every 20 ms of the monotonic clock, without drift.
 
-Ticks lie at multiples of 20 ms of time.monotonic(), so every fourth falls on a multiple of 80 ms: the engine's
-tick follows it by a few ms and finds a whole frame. It decides nothing about audio.
+Ticks lie at multiples of 20 ms of time.monotonic(), so every fourth falls on a multiple of 80 ms: the
+engine's tick follows it by a few ms and finds a whole frame. It decides nothing about audio.
 """
 
 from __future__ import annotations

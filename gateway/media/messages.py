@@ -220,7 +220,7 @@ class Processing(Protocol):
     def closed(self, row: int) -> None: ...
 
     def hear(self, rows: NDArray[np.intp], pcm: Pcm, rate: int, concealed: NDArray[np.int32]) -> Pcm:
-        """What the callers said, (n, rate / 50) at the leg's rate; `concealed` (n,): samples invented in it."""
+        """What callers said, (n, rate / 50) at the leg's rate; `concealed` (n,): samples invented in it."""
         ...
 
     def heard(self, rows: NDArray[np.intp], pcm: Pcm, at: NDArray[np.int64]) -> Pcm:

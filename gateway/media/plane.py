@@ -103,7 +103,7 @@ class MediaPlane:
         raise NotImplementedError
 
     def close(self, row: int) -> None:
-        """End the row. Returns at once; Closed with the final stats follows by event, then it may be reopened."""
+        """End the row. Returns at once; Closed with the final stats follows, then it may be opened again."""
         raise NotImplementedError
 
     def stats(self, row: int) -> MediaStats:

@@ -1,0 +1,38 @@
+"""G.711 tables against the standard's own values and against their inverse."""
+
+import numpy as np
+import pytest
+
+from gateway.media import g711
+
+
+@pytest.mark.parametrize(
+    ("law", "code", "value"),
+    [
+        (0, 0x00, -32124), (0, 0x80, 32124), (0, 0xFF, 0), (0, 0x7F, 0), (0, 0xFE, 8), (0, 0x0F, -16764),
+        (1, 0x55, -8), (1, 0xD5, 8), (1, 0x2A, -32256), (1, 0xAA, 32256), (1, 0x54, -24), (1, 0x80, 5504),
+    ],
+)  # fmt: skip
+def test_code_words_have_the_standards_values(law: int, code: int, value: int) -> None:
+    assert g711.DECODE[law][code] == value
+
+
+@pytest.mark.parametrize("law", [0, 1])
+def test_encoding_takes_the_nearest_code_word(law: int) -> None:
+    samples = np.arange(-32768, 32768, dtype=np.int32)
+    decoded = g711.decode(g711.encode(samples.astype(np.int16), law), law).astype(np.int32)
+    nearest = np.abs(samples[:, None] - np.unique(g711.DECODE[law]).astype(np.int32)[None]).min(axis=1)
+    np.testing.assert_array_equal(np.abs(decoded - samples), nearest)
+
+
+@pytest.mark.parametrize("law", [0, 1])
+def test_every_code_word_survives_decoding_and_encoding(law: int) -> None:
+    codes = np.arange(256, dtype=np.uint8)
+    again = g711.encode(g711.decode(codes, law), law)
+    np.testing.assert_array_equal(g711.DECODE[law][again], g711.DECODE[law][codes])
+
+
+def test_silence_is_the_byte_that_telephones_send() -> None:
+    silence = np.zeros(4, np.int16)
+    assert bytes(g711.encode(silence, 0)) == b"\xff" * 4
+    assert bytes(g711.encode(silence, 1)) in (b"\xd5" * 4, b"\x55" * 4)
