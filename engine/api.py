@@ -149,7 +149,7 @@ class Slot(Protocol):
     async def read(self) -> AgentFrame:
         """The next frame in order. Raises SlotClosed when there will be none.
 
-        A reader more than 25 frames behind loses the oldest (the index tells).
+        A reader more than 24 frames behind loses the oldest (the index tells).
         """
         ...
 

@@ -127,7 +127,11 @@ class OpusEncoder:
         bitrate: int = 24_000,
         complexity: int = 5,
     ) -> None:
-        """rate is 8, 12, 16, 24 or 48 kHz. Raises OpusMissing, OpusError."""
+        """rate is 8, 12, 16, 24 or 48 kHz. Raises OpusMissing, OpusError.
+
+        `voip` high-passes speech and turns its phase: a waveform correlation of 0.84 where `audio` and
+        `lowdelay` (less look-ahead, no SILK, no FEC) give 0.99.
+        """
         self._lib = library()
         error = ctypes.c_int()
         state = self._lib.opus_encoder_create(rate, 1, _APPLICATIONS[application], ctypes.byref(error))

@@ -1,0 +1,258 @@
+"""TickEngine: the engine's 80 ms heart. Frames out of the rows, one batched step, frames into the rows.
+
+What steps is a Stepper (a model, an echo, a line to a remote). The decisions stand in `run_due(now)`,
+which tests call by hand; the thread around it only sleeps. Slots come and go on the loop's side and
+reach the stepper through a queue of orders, so that one thread alone calls the stepper.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.api import FRAME, Capacity, EngineError, Persona, SlotCounters
+from engine.clock import FrameClock, Tick, TickTimes
+from engine.frames import Batch, Mask, RowFrames
+from engine.rows import AudioRows
+from engine.slot import Bell, RowSlot
+from engine.slots import SlotTable
+
+log = logging.getLogger(__name__)
+
+_NOT_STARTED = "the engine is not started"
+
+
+class Stepped(Protocol):
+    """What one step gave; the arrays may be reused by the next step."""
+
+    @property
+    def pcm(self) -> Batch:
+        """(slots, 1920) float32, the agent's audio."""
+        ...
+
+    @property
+    def text(self) -> NDArray[np.int64]:
+        """(slots,) token of the agent's monologue, -1 where none."""
+        ...
+
+    @property
+    def valid(self) -> Mask:
+        """(slots,) where the step produced a frame."""
+        ...
+
+
+class Stepper(Protocol):
+    """Advances all slots by 80 ms. All but check() is called by the tick thread alone."""
+
+    def check(self, persona: Persona) -> None:
+        """Raises EngineRefused for a persona that cannot be had. Any thread; touches no state."""
+        ...
+
+    def open(self, slot: int, persona: Persona) -> None: ...
+
+    def close(self, slot: int) -> None: ...
+
+    def step(self, pcm: Batch, active: Mask) -> Stepped: ...
+
+    def piece(self, token: int) -> str | None: ...
+
+    def interrupt(self, slot: int) -> None: ...
+
+    def release(self, slot: int) -> None: ...
+
+
+class TickEngine:
+    """An Engine over a Stepper.
+
+    phase: every deadline lies a whole number of 80 ms after this reading of the monotonic clock. Who
+    writes `rows.heard` on a clock of his own picks it a few ms after his last block for the tick.
+    """
+
+    def __init__(
+        self, name: str, stepper: Stepper, rows: AudioRows, table: SlotTable, phase: float = 0.0
+    ) -> None:
+        self.name = name
+        self.clock = FrameClock(phase)
+        self.times = TickTimes()
+        self.table = table
+        self.frames = RowFrames(rows)
+        self.bell = Bell()
+        self._stepper = stepper
+        self._gains: NDArray[np.float32] = np.ones(rows.count, np.float32)
+        self._wanted_gains: NDArray[np.float32] = np.ones(rows.count, np.float32)
+        self._active: Mask = np.zeros(rows.count, np.bool_)
+        self._open: dict[int, RowSlot] = {}  # the loop's; by row
+        self._slots: dict[int, RowSlot] = {}  # the tick thread's: those the stepper has opened
+        self._orders: deque[Callable[[], None]] = deque()
+        self._left: deque[int] = deque()
+        self._thread: threading.Thread | None = None
+        self._stop = threading.Event()
+        self._down: str | None = _NOT_STARTED
+
+    # -- the loop's side ------------------------------------------------------------------------
+
+    @property
+    def rows(self) -> AudioRows:
+        return self.frames.rows
+
+    async def start(self) -> None:
+        """Start the clock in its thread."""
+        if self._thread is not None:
+            return
+        self.begin(time.monotonic())
+        self._stop.clear()
+        self._thread = threading.Thread(target=self._run, name=f"tick {self.name}", daemon=True)
+        self._thread.start()
+
+    def begin(self, now: float) -> None:
+        """Arm the clock without a thread, for who steps by hand with run_due()."""
+        self._down = None
+        self.clock.begin(now)
+
+    async def open(self, persona: Persona = Persona(), row: int | None = None) -> RowSlot:
+        self._stepper.check(persona)
+        while (taken := self._take_row(row)) is None:
+            await self.bell.wait()
+        self.frames.clear(taken)
+        slot = self._open[taken] = RowSlot(taken, self)
+        self._orders.append(lambda: self._join(slot, persona))
+        return slot
+
+    def _take_row(self, row: int | None) -> int | None:
+        if self._down is not None:
+            raise EngineError(self._down)
+        self._free_left()
+        return self.table.take(row, retry_after_s=5.0)
+
+    def _free_left(self) -> None:
+        while self._left:
+            self.table.free(self._left.popleft())
+
+    def capacity(self) -> Capacity:
+        self._free_left()
+        return Capacity(
+            slots=self.table.limit,
+            used=self.table.open,
+            tick_p50_ms=self.times.percentile_ms(50),
+            tick_p99_ms=self.times.percentile_ms(99),
+            late_ticks=self.clock.late_ticks,
+            dropped_frames=self.frames.dropped_samples // FRAME,
+            detail={"bad_frames": float(self.frames.bad_frames)},
+        )
+
+    def counters_of(self, row: int) -> SlotCounters:
+        return self.frames.counters(row)
+
+    def leave(self, slot: RowSlot) -> None:
+        del self._open[slot.row]
+        self.table.leave(slot.row)
+        self._orders.append(lambda: self._part(slot))
+
+    def interrupt(self, slot: RowSlot, heard_samples: int | None) -> bool:
+        self._orders.append(lambda: self._hush(slot))
+        return True
+
+    def release(self, slot: RowSlot) -> None:
+        self._orders.append(lambda: self._resume(slot))
+
+    async def stop(self) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._thread.join)
+            self._thread = None
+        self.fail("the engine has stopped")
+
+    def fail(self, reason: str) -> None:
+        """End every slot and take no more."""
+        self._down = self._down or reason
+        for slot in list(self._open.values()):
+            slot.end(reason)
+        self.bell.ring()
+
+    # -- the tick thread's side -----------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.wait(max(0.0, self.clock.deadline - time.monotonic())):
+                self.run_due(time.monotonic())
+        except Exception:
+            log.exception("the tick thread of %s failed", self.name)
+            self.fail(f"engine {self.name} failed; its log has the traceback")
+
+    def run_due(self, now: float) -> bool:
+        """Run the tick that is due at `now`, if one is."""
+        tick = self.clock.take(now)
+        if tick is None:
+            return False
+        began = time.monotonic()
+        while self._orders:
+            self._orders.popleft()()
+        if self._active.any():
+            self._step(tick)
+            self.times.add(time.monotonic() - began)
+        self.bell.ring()
+        return True
+
+    def _step(self, tick: Tick) -> None:
+        if tick.skipped:
+            self.frames.miss(self._active, tick.skipped)
+        stepped = self._stepper.step(self.frames.take(self._active, tick.behind), self._active)
+        valid = stepped.valid & self._active
+        self._hand_out_text(stepped.text, valid)
+        self.frames.put(self._faded(stepped.pcm), valid)
+
+    def _hand_out_text(self, tokens: NDArray[np.int64], valid: Mask) -> None:
+        for row in np.flatnonzero(self._active & (tokens >= 0)):
+            piece = self._stepper.piece(int(tokens[row]))
+            if piece:
+                # Text of a step without audio belongs to the frame that comes next.
+                self._slots[int(row)].say(int(self.frames.counts[0, row]), piece)
+
+    def _faded(self, pcm: Batch) -> Batch:
+        moving = np.flatnonzero((self._gains < 1.0) | (self._wanted_gains < 1.0))
+        if not len(moving):
+            return pcm
+        pcm = pcm.copy()
+        start, stop = self._gains[moving, None], self._wanted_gains[moving, None]
+        pcm[moving] *= start + (stop - start) * _RAMP
+        self._gains[moving] = self._wanted_gains[moving]
+        return pcm
+
+    def _join(self, slot: RowSlot, persona: Persona) -> None:
+        if slot.ended is not None:
+            return
+        self._slots[slot.row] = slot
+        self._gains[slot.row] = self._wanted_gains[slot.row] = 1.0
+        try:
+            self._stepper.open(slot.row, persona)
+        except EngineError as error:
+            slot.end(str(error))
+            return
+        self._active[slot.row] = True
+
+    def _part(self, slot: RowSlot) -> None:
+        if self._slots.pop(slot.row, None) is not None:
+            self._stepper.close(slot.row)
+        self._active[slot.row] = False
+        self._left.append(slot.row)
+
+    def _hush(self, slot: RowSlot) -> None:
+        if self._active[slot.row] and self._slots.get(slot.row) is slot:
+            self._wanted_gains[slot.row] = 0.0
+            self._stepper.interrupt(slot.row)
+
+    def _resume(self, slot: RowSlot) -> None:
+        if self._active[slot.row] and self._slots.get(slot.row) is slot:
+            self._wanted_gains[slot.row] = 1.0
+            self._stepper.release(slot.row)
+
+
+_RAMP = np.linspace(0.0, 1.0, FRAME, dtype=np.float32)
