@@ -90,6 +90,18 @@ def serve(
     raise typer.Exit(serve_calls(settings))
 
 
+@app.command()
+def doctor(config: ConfigFile = None) -> None:
+    """Look at ports, addresses, libraries, GPU and weights, and name the fix for what is wrong."""
+    settings = checked(read(config))
+    from gateway.doctor import Verdict, examine, report
+
+    findings = examine(settings)
+    print(report(findings), end="")
+    if any(found.verdict is Verdict.FAIL for found in findings):
+        raise typer.Exit(FAILED)
+
+
 @config_app.command("check")
 def config_check(config: ConfigFile = None) -> None:
     """Say whether the configuration is usable; exit 2 with file, line and key where it is not."""
