@@ -1,0 +1,58 @@
+"""The measures that the peer tests rely on, on signals whose answer is known."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.audio import delay_of, gaps, level_dbfs, read_wav, steady_noise, write_wav
+
+NOISE = steady_noise(4.0)
+
+
+@pytest.mark.parametrize("delay", [0, 1, 160, 7_999])
+def test_a_delay_is_found_to_the_sample(delay: int) -> None:
+    heard = np.concatenate([np.zeros(delay), NOISE])[: len(NOISE)]
+    lag, correlation = delay_of(heard, NOISE)
+    assert lag == delay and correlation > 0.999
+
+
+def test_a_signal_that_leads_has_a_negative_delay() -> None:
+    assert delay_of(NOISE[400:], NOISE)[0] == -400
+    assert delay_of(NOISE[400:], NOISE, longest=100)[0] != -400
+
+
+def test_another_signal_does_not_correlate() -> None:
+    assert abs(delay_of(steady_noise(4.0, seed=2), NOISE)[1]) < 0.1
+
+
+def test_added_noise_lowers_the_correlation_as_it_should() -> None:
+    noisy = NOISE + steady_noise(4.0, seed=2)  # 0 dB
+    assert delay_of(noisy, NOISE)[1] == pytest.approx(np.sqrt(0.5), abs=0.02)
+
+
+@pytest.mark.parametrize("filling", ["silence", "the frame before", "other noise"])
+def test_a_lost_frame_is_a_gap_whatever_fills_it(filling: str) -> None:
+    heard = NOISE.copy()
+    heard[16_000:16_320] = {
+        "silence": np.zeros(320),
+        "the frame before": NOISE[15_680:16_000],
+        "other noise": steady_noise(1.0, seed=3)[:320],
+    }[filling]
+    (gap,) = gaps(heard, NOISE, 0)
+    assert (gap.at_s, gap.length_s) == (2.0, 0.04)
+
+
+def test_an_intact_signal_has_no_gap_even_through_a_slow_clock() -> None:
+    assert gaps(NOISE, NOISE, 0) == []
+    slow = np.interp(np.arange(len(NOISE)) * (1 + 50e-6), np.arange(len(NOISE)), NOISE)
+    assert gaps(slow, NOISE, 0) == []
+
+
+def test_noise_has_the_level_asked_for() -> None:
+    assert level_dbfs(steady_noise(1.0, level_dbfs=-30)) == pytest.approx(-30, abs=0.1)
+
+
+def test_a_wav_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    signal, rate = read_wav(write_wav(tmp_path / "a.wav", NOISE, 8_000))
+    assert rate == 8_000 and np.abs(signal - NOISE).max() < 1e-4
