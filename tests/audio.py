@@ -102,8 +102,9 @@ def gaps(heard: Signal, sent: Signal, lag: int, rate: int = 8_000, ms: int = 20)
 def _alike(a: Signal, b: Signal, start: int, size: int, slack: int = 4) -> bool:
     frame = a[start : start + size]
     for shift in sorted(range(-slack, slack + 1), key=abs):
-        other = b[max(0, start + shift) : start + shift + size]
-        if len(other) == size and correlation_at(frame, other, 0) >= 0.5:
+        first = max(0, start + shift)
+        other = b[first : start + shift + size]
+        if correlation_at(frame[first - start - shift :], other, 0) >= 0.5:
             return True
     return False
 
