@@ -71,19 +71,7 @@ class SipLeg:
 
     def media_of(self, agreed: AgreedMedia) -> RtpMedia:
         """What the plane must know of an agreed description."""
-        keys = agreed.srtp
-        return RtpMedia(
-            codec=agreed.codec,
-            payload_type=agreed.payload_type,
-            remote=_sendable(agreed.remote_host, agreed.remote_port),
-            ssrc=self.ssrc,
-            dtmf_payload_type=agreed.dtmf_payload_type,
-            ptime_ms=agreed.ptime_ms,
-            direction=Direction(agreed.direction),
-            srtp=None if keys is None else SrtpKeys(keys.suite, keys.send, keys.receive),
-            rtcp_remote=None if agreed.rtcp_mux else _sendable(*agreed.remote_rtcp),
-            cname=f"{self.ssrc:08x}",
-        )
+        return rtp_media(agreed, self.ssrc)
 
 
 class SipLine:
@@ -240,6 +228,23 @@ class SipLine:
     def _local_media(self, peer: str, port: int) -> LocalMedia:
         host = self.settings.public_host or local_address(peer, self.ports.host)
         return replace(LocalMedia(host, port), codecs=self.settings.codecs)
+
+
+def rtp_media(agreed: AgreedMedia, ssrc: int) -> RtpMedia:
+    """An agreed description in the media plane's words; `ssrc` is of what we send."""
+    keys = agreed.srtp
+    return RtpMedia(
+        codec=agreed.codec,
+        payload_type=agreed.payload_type,
+        remote=_sendable(agreed.remote_host, agreed.remote_port),
+        ssrc=ssrc,
+        dtmf_payload_type=agreed.dtmf_payload_type,
+        ptime_ms=agreed.ptime_ms,
+        direction=Direction(agreed.direction),
+        srtp=None if keys is None else SrtpKeys(keys.suite, keys.send, keys.receive),
+        rtcp_remote=None if agreed.rtcp_mux else _sendable(*agreed.remote_rtcp),
+        cname=f"{ssrc:08x}",
+    )
 
 
 def local_address(peer: str, bound: str) -> str:
