@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from engine.api import Engine, EngineError, EngineFull, EngineRefused, Persona
@@ -59,6 +59,11 @@ class Switchboard:
         """Refusals since the start, by code."""
         self.served: dict[tuple[str, str], int] = {}
         """Ended calls since the start, by leg and who ended them."""
+        self._admitted_listeners: list[Callable[[Call], None]] = []
+
+    def on_admitted(self, listener: Callable[[Call], None]) -> None:
+        """Be told of every call that is let in, before its leg answers."""
+        self._admitted_listeners.append(listener)
 
     def capacity_free(self) -> int:
         """Calls that would be let in now."""
@@ -83,6 +88,8 @@ class Switchboard:
         self.calls[call.id] = self._rows[call.row] = call
         call.on_ended(self._forget)
         log.info("call %s admitted leg=%s row=%d", call.id, call.leg_kind, call.row)
+        for listener in self._admitted_listeners:
+            listener(call)
         return call
 
     def deliver_media_events(self) -> None:
