@@ -1,0 +1,224 @@
+"""App: builds everything, starts it in order, drains and stops it. The only file that knows all parts."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import random
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from engine.api import Engine, EngineError
+from engine.rows import AudioRows
+from gateway import engines
+from gateway.banner import StartUp, banner, notes, page_url, sip_uri
+from gateway.config import Settings
+from gateway.config_sources import variable
+from gateway.http_server import HttpServer
+from gateway.legs.rtp_ports import RtpPorts
+from gateway.legs.sip import SipLine, SipLineSettings, local_address
+from gateway.media.clock import MediaClock
+from gateway.media.plane import MediaPlane, MediaSettings
+from gateway.switchboard import Switchboard
+from sip.agent import UserAgent
+from sip.endpoint import Endpoint
+from sip.events import Event
+from sip.settings import AgentSettings
+
+log = logging.getLogger(__name__)
+
+SLOT_EVENTS_S = 0.08
+"""How often the engine's text is carried to the calls: once a frame."""
+FAILED = 1
+INTERRUPTED = 130
+SPARE_DIALOGS = 200
+"""Dialogs beyond the slots: callers being refused and calls being torn down."""
+
+
+class PortTaken(Exception):
+    """A port this gateway was told to listen on is not to be had; the message says which."""
+
+
+class App:
+    """One gateway in one process: engine, media, SIP, HTTP."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Chooses and builds the engine; opens nothing. Raises EngineError."""
+        self.settings = settings
+        self.choice = engines.choose(settings.engine, engines.tiny_folder())
+        self.rows = AudioRows(settings.engine.slots)
+        self.engine: Engine = engines.build(self.choice, settings.engine, self.rows)
+        self.plane = MediaPlane(self.rows, self._media_settings())
+        self.clock = MediaClock(self.plane)
+        self.switchboard = Switchboard(self.engine, self.plane, settings.engine_personas())
+        self.agent = UserAgent(self._agent_settings(), random.SystemRandom())
+        self.endpoint: Endpoint | None = None
+        self.line: SipLine | None = None
+        self.http: HttpServer | None = None
+        self._pump: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Take the ports, load the engine, let callers in. Raises PortTaken, EngineError."""
+        loop = asyncio.get_running_loop()
+        self.plane.on_events = lambda: _wake(loop, self.switchboard.deliver_media_events)
+        self.agent.refuse_new_calls(True)
+        await self._open_sip()
+        await self._open_http()
+        await self.engine.start()
+        assert self.http is not None
+        self.http.loading = None
+        self.clock.start()
+        self._pump = loop.create_task(self._carry_slot_events(), name="slot events")
+        self.agent.refuse_new_calls(False)
+
+    async def stop(self, drain_s: float = 0.0) -> None:
+        """Refuse newcomers, give the calls `drain_s` to finish, end the rest, close everything."""
+        self.agent.refuse_new_calls(True)
+        left = await self.switchboard.drain(drain_s)
+        if left:
+            log.warning("%d calls were ended by the shutdown", left)
+        if self._pump is not None:
+            self._pump.cancel()
+        if self.line is not None:
+            await self.line.stop()
+        if self.http is not None:
+            await self.http.stop()
+        if self.endpoint is not None:
+            await self.endpoint.close()
+        self.clock.stop()
+        await self.engine.stop()
+
+    def start_up(self) -> StartUp:
+        """What the banner says of a started gateway."""
+        http, sip = self.settings.http, self.settings.sip
+        seen_as = sip.public_address or local_address("192.0.2.1", "")
+        page = None
+        if self.http is not None:
+            page = page_url(http.host, self.http.port, http.tls_cert is not None, seen_as)
+        return StartUp(
+            page=page,
+            sip=sip_uri(sip.host, self.endpoint.port, seen_as) if self.endpoint is not None else None,
+            engine=self.engine.name,
+            why=self.choice.why,
+            slots=self.engine.capacity().slots,
+            notes=notes(self.choice.kind, http.host, http.tls_cert is not None, http.origins),
+        )
+
+    async def _open_sip(self) -> None:
+        sip = self.settings.sip
+        if not sip.enabled:
+            return
+        ports = RtpPorts(sip.rtp_host or sip.host, *sip.rtp_ports)
+        self.endpoint = Endpoint(self.agent, self._sip_event)
+        try:
+            await self.endpoint.open(sip.host, sip.port)
+        except OSError as error:
+            raise PortTaken(_taken("sip.port", "UDP", sip.host, sip.port, error)) from error
+        line = SipLineSettings(public_host=sip.public_address, codecs=sip.codecs)
+        self.line = SipLine(self.switchboard, self.agent, self.endpoint, ports, line)
+
+    async def _open_http(self) -> None:
+        http = self.settings.http
+        self.http = HttpServer(self.switchboard, http)
+        try:
+            await self.http.open()
+        except OSError as error:
+            raise PortTaken(_taken("http.port", "TCP", http.host, http.port, error)) from error
+
+    def _sip_event(self, event: Event) -> None:
+        if self.line is not None:
+            self.line.receive(event)
+
+    async def _carry_slot_events(self) -> None:
+        while True:
+            await asyncio.sleep(SLOT_EVENTS_S)
+            self.switchboard.deliver_slot_events()
+
+    def _media_settings(self) -> MediaSettings:
+        media = self.settings.media
+        return MediaSettings(
+            rtp_timeout_s=media.rtp_timeout_s,
+            min_delay_ms=media.jitter_min_ms,
+            max_delay_ms=media.jitter_max_ms,
+        )
+
+    def _agent_settings(self) -> AgentSettings:
+        sip = self.settings.sip
+        return AgentSettings(
+            user_agent=sip.user_agent,
+            public_host=sip.public_address,
+            max_calls=self.settings.engine.slots + SPARE_DIALOGS,
+        )
+
+
+def serve(settings: Settings) -> int:
+    """Take calls until a signal; the exit code. What cannot start is one line on standard error."""
+    try:
+        return asyncio.run(_serve(settings))
+    except (PortTaken, EngineError) as error:
+        print(f"moshi-gateway: {error}", file=sys.stderr)
+        return FAILED
+
+
+async def _serve(settings: Settings) -> int:
+    stopping = Stopping(asyncio.get_running_loop())
+    app = await asyncio.to_thread(App, settings)
+    starting = asyncio.ensure_future(app.start())
+    try:
+        await stopping.or_done(starting)
+        if not stopping.asked:
+            print(banner(app.start_up()), end="", flush=True)
+            await stopping.event.wait()
+    finally:
+        # SIGTERM lets calls finish; Ctrl-C hangs up on them politely and goes.
+        await app.stop(settings.limits.drain_s if stopping.signal == signal.SIGTERM else 0.0)
+    return INTERRUPTED if stopping.signal == signal.SIGINT else 0
+
+
+class Stopping:
+    """The first SIGINT or SIGTERM asks to stop; the second ends the process where it stands."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.event = asyncio.Event()
+        self.signal: signal.Signals | None = None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._signalled, number)
+
+    @property
+    def asked(self) -> bool:
+        return self.event.is_set()
+
+    async def or_done(self, task: asyncio.Future[None]) -> None:
+        """Wait for the task, or cancel it when asked to stop. Raises what the task raised."""
+        asked = asyncio.ensure_future(self.event.wait())
+        either: list[asyncio.Future[Any]] = [asked, task]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        asked.cancel()
+        if task.done():
+            task.result()
+        else:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    def _signalled(self, number: signal.Signals) -> None:
+        if self.asked:
+            os._exit(INTERRUPTED)
+        self.signal = number
+        self.event.set()
+
+
+def _wake(loop: asyncio.AbstractEventLoop, what: Callable[[], None]) -> None:
+    """From the media thread; a loop that has closed needs no waking."""
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(what)
+
+
+def _taken(key: str, protocol: str, host: str, port: int, error: OSError) -> str:
+    taken = error.errno == errno.EADDRINUSE
+    reason = "is taken by another program" if taken else f"cannot be had: {error.strerror}"
+    name = variable(tuple(key.split(".")))
+    return f"{protocol} port {port} on {host} {reason}; stop that, or set {key} ({name})"
