@@ -119,10 +119,18 @@ class TickEngine:
 
     async def open(self, persona: Persona = Persona(), row: int | None = None) -> RowSlot:
         self._stepper.check(persona)
+        return self._seat(await self._reserve(row), persona)
+
+    async def _reserve(self, row: int | None) -> int:
         while (taken := self._take_row(row)) is None:
             await self.bell.wait()
-        self.frames.clear(taken)
-        slot = self._open[taken] = RowSlot(taken, self)
+        return taken
+
+    def _seat(self, row: int, persona: Persona) -> RowSlot:
+        if self._down is not None:
+            raise EngineError(self._down)
+        self.frames.clear(row)
+        slot = self._open[row] = RowSlot(row, self)
         self._orders.append(lambda: self._join(slot, persona))
         return slot
 
@@ -162,6 +170,12 @@ class TickEngine:
 
     def release(self, slot: RowSlot) -> None:
         self._orders.append(lambda: self._resume(slot))
+
+    def retire(self, slot: RowSlot, reason: str) -> None:
+        """End one slot whose source of frames is gone; its row stays its caller's until close()."""
+        slot.end(reason)
+        self._orders.append(lambda: self._deactivate(slot))
+        self.bell.ring()
 
     async def stop(self) -> None:
         self._stop.set()
@@ -206,6 +220,7 @@ class TickEngine:
             self.frames.miss(self._active, tick.skipped)
         stepped = self._stepper.step(self.frames.take(self._active, tick.behind), self._active)
         valid = stepped.valid & self._active
+        self.frames.miss(self._active & ~valid & (self.frames.counts[0] > 0), 1)
         self._hand_out_text(stepped.text, valid)
         self.frames.put(self._faded(stepped.pcm), valid)
 
@@ -243,6 +258,10 @@ class TickEngine:
             self._stepper.close(slot.row)
         self._active[slot.row] = False
         self._left.append(slot.row)
+
+    def _deactivate(self, slot: RowSlot) -> None:
+        if self._slots.get(slot.row) is slot:
+            self._active[slot.row] = False
 
     def _hush(self, slot: RowSlot) -> None:
         if self._active[slot.row] and self._slots.get(slot.row) is slot:

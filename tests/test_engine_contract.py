@@ -19,7 +19,10 @@ from engine.api import (
     SlotEnded,
     TextSpoken,
 )
+from engine.chat import ChatEngine
+from engine.chat_line import Remote
 from engine.echo import EchoEngine
+from tests.chat_remote import ChatRemote, answered, serving
 
 SLOTS = 3
 
@@ -31,8 +34,6 @@ class Rig:
     engine: Engine
     tick: Callable[[int], object]
     """Awaitable: run one tick, n periods late."""
-    echoes: bool
-    """The agent answers with the caller's own voice."""
     taken: dict[Slot, int] = field(default_factory=dict)
 
     async def frames(self, slot: Slot) -> list[AgentFrame]:
@@ -51,11 +52,24 @@ async def echo_rig() -> AsyncIterator[Rig]:
     async def tick(late: int = 0) -> None:
         assert engine.run_due(engine.clock.deadline + late * engine.clock.period)
 
-    yield Rig(engine, tick, echoes=True)
+    yield Rig(engine, tick)
     await engine.stop()
 
 
-RIGS = {"echo": echo_rig}
+async def chat_rig() -> AsyncIterator[Rig]:
+    async with serving(ChatRemote(style="rust")) as remote:
+        engine = ChatEngine(Remote(remote.url), slots=SLOTS)
+        engine.begin(0.0)
+
+        async def tick(late: int = 0) -> None:
+            assert engine.run_due(engine.clock.deadline + late * engine.clock.period)
+            await answered(engine)
+
+        yield Rig(engine, tick)
+        await engine.stop()
+
+
+RIGS = {"echo": echo_rig, "chat": chat_rig}
 
 
 @pytest.fixture(params=RIGS)
