@@ -148,6 +148,13 @@ class EngineSettings(_Section):
     """kind chat: its access token. Environment only; in a file use token_file."""
     token_file: ReadableFile | None = None
     """A file whose content is the token."""
+    auth: Literal["bearer", "token", "kyutai", "auth_id"] = "bearer"
+    """kind chat: how the token is shown: Authorization header, ?token= (Scaleway), kyutai-api-key header,
+    or ?auth_id= (moshi-server)."""
+    dialect: Literal["kyutai", "personaplex"] = "kyutai"
+    """kind chat: PersonaPlex's own server wants a voice and a text prompt in the query."""
+    voices: Words = ()
+    """kind chat: voices that a persona may name."""
     workers: Words = ()
     """kind worker: addresses of engine processes, such as ws://10.0.0.2:8998."""
     echo_delay_s: Annotated[float, Field(ge=0, le=30)] = 1.0

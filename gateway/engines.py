@@ -91,10 +91,18 @@ def _local(source: str, settings: EngineSettings, rows: AudioRows) -> Engine:
 
 def _chat(settings: EngineSettings, rows: AudioRows) -> Engine:
     from engine.chat import ChatEngine
+    from engine.chat_line import Remote
 
     if settings.url is None:
         raise EngineError("engine.kind = chat needs engine.url, such as wss://host/api/chat")
-    return ChatEngine(settings.url, token=settings.secret(), rows=rows, phase=TICK_AFTER_MEDIA_S)
+    remote = Remote(
+        settings.url,
+        token=settings.secret(),
+        auth=settings.auth,
+        dialect=settings.dialect,
+        voices=settings.voices,
+    )
+    return ChatEngine(remote, settings.slots, phase=TICK_AFTER_MEDIA_S, rows=rows)
 
 
 def _worker(settings: EngineSettings, rows: AudioRows) -> Engine:
