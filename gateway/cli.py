@@ -91,6 +91,37 @@ def serve(
 
 
 @app.command()
+def call(
+    uri: Annotated[str, typer.Argument(help="Whom to call, such as sip:moshi@192.0.2.7.")],
+    speech: Annotated[Path, typer.Option("--in", help="What to say: WAV, FLAC or another audio file.")],
+    recording: Annotated[
+        Path, typer.Option("--out", help="Stereo WAV of the call: left you, right the agent.")
+    ],
+    tail: Annotated[float, typer.Option(min=0, help="Seconds to listen after the speech.")] = 5.0,
+    ring: Annotated[float, typer.Option(min=1, help="Seconds to wait for an answer.")] = 60.0,
+    config: ConfigFile = None,
+) -> None:
+    """Call a SIP address, play a file, record both sides, and print setup time, loss, jitter and latency."""
+    settings = checked(read(config))
+    import asyncio
+
+    from gateway import logs
+    from gateway.audio_file import AudioFileError, read_audio
+    from gateway.call_report import told
+    from gateway.dial import CannotDial, Dial
+    from gateway.outbound import place
+
+    logs.configure(settings.log.model_copy(update={"level": "warning"}))
+    try:
+        dial = Dial(uri, read_audio(speech), recording, tail, ring)
+        report, interrupted = asyncio.run(place(dial, settings.sip, _say))
+    except (AudioFileError, CannotDial, OSError) as error:
+        raise Failure(str(error)) from error
+    print(told(report, recording), end="")
+    raise typer.Exit(130 if interrupted else 0 if report.answered else FAILED)
+
+
+@app.command()
 def doctor(config: ConfigFile = None) -> None:
     """Look at ports, addresses, libraries, GPU and weights, and name the fix for what is wrong."""
     settings = checked(read(config))
@@ -124,6 +155,11 @@ def config_schema() -> None:
     """Print the JSON Schema of the configuration file."""
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Settings.model_json_schema()}
     print(json.dumps(schema, indent=2))
+
+
+def _say(line: str) -> None:
+    """Progress goes to standard error, so that standard output holds the report alone."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def _flags(**sections: dict[str, Any]) -> dict[str, Any]:
