@@ -15,8 +15,14 @@ from __future__ import annotations
 
 import random
 
+from sip.call import SipCall
+from sip.calls import Calls
+from sip.core import Core, Counters, own_headers
 from sip.errors import CallStateError
 from sip.events import Address, Event, Transport
+from sip.incoming import IncomingCall
+from sip.outgoing import Invitation, OutgoingCall
+from sip.reception import Reception
 from sip.sdp import AgreedMedia, LocalMedia
 from sip.settings import AgentSettings, Credentials, Destination
 
@@ -30,45 +36,66 @@ class UserAgent:
     """
 
     def __init__(self, settings: AgentSettings, rng: random.Random) -> None:
-        raise NotImplementedError
+        self._core = Core(settings, rng)
+        self._calls = Calls()
+        self._reception = Reception(self._core, self._calls)
+
+    @property
+    def counters(self) -> Counters:
+        """What happened on the wire so far."""
+        return self._core.counters
+
+    @property
+    def max_message_bytes(self) -> int:
+        return self._core.settings.max_message_bytes
+
+    @property
+    def call_count(self) -> int:
+        """Calls that have not ended, in any state."""
+        return len(self._calls.by_id)
 
     # The wire
 
     def listen(self, transport: Transport, host: str, port: int) -> None:
         """Say where a socket was bound; the shell calls it. It stands in Via and Contact unless
         settings.public_host and public_port say otherwise."""
-        raise NotImplementedError
+        self._core.listening[transport] = (host, port)
 
     def receive_datagram(self, data: bytes, addr: Address, now: float, transport: Transport = "udp") -> None:
         """One datagram, or one framed message of a stream. Never raises for what `data` holds."""
-        raise NotImplementedError
+        self._reception.receive(data, addr, now, transport)
 
     def send_failed(self, destination: Destination, now: float) -> None:
         """The shell could not send to, or lost its connection with, a destination (RFC 3261 §18.4)."""
-        raise NotImplementedError
+        self._core.counters.send_failures += 1
+        transactions = [*self._core.clients.values(), *self._core.servers.values()]
+        for transaction in transactions:
+            if transaction.destination == destination:
+                transaction.step("unsendable", now)
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Destination]]:
         """What to send now, in order; each is returned once."""
-        raise NotImplementedError
+        del now  # everything due was put in the outbox by handle_timer()
+        return self._core.take_outbox()
 
     def get_timer(self) -> float | None:
         """When handle_timer() wants to be called; None: not at all. A time passed means at once."""
-        raise NotImplementedError
+        return self._core.alarms.next_at()
 
     def handle_timer(self, now: float) -> None:
         """Run everything due at `now`."""
-        raise NotImplementedError
+        self._core.alarms.run_due(now)
 
     def next_event(self) -> Event | None:
         """The oldest event not yet taken."""
-        raise NotImplementedError
+        return self._core.next_event()
 
     # Calls that came in
 
     def ring(self, call: str, now: float, media: LocalMedia | None = None) -> AgreedMedia | None:
         """Send 180, or 183 with early media where `media` is given (the offer is answered then, and
         accept() repeats that answer). Raises CallStateError, SdpError."""
-        raise NotImplementedError
+        return self._offered(call).ring(media, now)
 
     def accept(self, call: str, media: LocalMedia, now: float) -> AgreedMedia | None:
         """Send 200 with the answer to the caller's offer, and return what was agreed. From then on the
@@ -77,17 +104,23 @@ class UserAgent:
         None when the caller sent no offer: ours goes out, and CallConfirmed brings the outcome.
         Raises CallStateError; SdpError when nothing fits (then refuse(call, error.code, now)).
         """
-        raise NotImplementedError
+        return self._offered(call).accept(media, now)
 
     def refuse(
         self, call: str, code: int, now: float, reason: str = "", headers: tuple[tuple[str, str], ...] = ()
     ) -> None:
-        """Send a final answer 300–699 to an offered call; 503 gets Retry-After unless in `headers`."""
-        raise NotImplementedError
+        """Send a final answer 300–699 to an offered call; 503 gets Retry-After unless in `headers`.
+
+        Raises CallStateError; ValueError for a code or header that cannot be sent.
+        """
+        if not 300 <= code <= 699:
+            raise ValueError("a refusal is 300 to 699")
+        extra = tuple(own_headers((*headers, ("Reason", reason))))[: len(headers)]
+        self._offered(call).refuse(code, now, reason, extra)
 
     def refuse_new_calls(self, refusing: bool) -> None:
         """Drain or fill: while True, INVITE and OPTIONS outside a dialog get 503 + Retry-After."""
-        raise NotImplementedError
+        self._core.refusing = refusing
 
     # Calls that go out
 
@@ -105,7 +138,8 @@ class UserAgent:
     ) -> str:
         """Place a call and return its id. `caller` is our From URI; `destination` overrides where the
         URI (or settings.outbound_proxy) would send it. Raises ValueError for a URI that is none."""
-        raise NotImplementedError
+        invitation = Invitation(uri, media, caller, display_name, credentials, destination, headers)
+        return OutgoingCall(self._core, self._calls, invitation, now).id
 
     # Any call
 
@@ -113,16 +147,30 @@ class UserAgent:
         """End a call in whatever state: BYE when it is up, CANCEL when ours rings, 480 when theirs does.
         `reason` is a Reason header such as `Q.850;cause=16;text="Normal call clearing"`.
         Silent when the call has already ended."""
-        raise NotImplementedError
+        found = self._calls.by_id.get(call)
+        if found is not None:
+            own_headers((("Reason", reason),))
+            found.hang_up(now, reason)
 
     def hold(self, call: str, now: float) -> None:
         """re-INVITE with sendonly; MediaChanged or ChangeRefused follows."""
-        raise NotImplementedError
+        self._up(call).change.turn("sendonly", now)
 
     def resume(self, call: str, now: float) -> None:
         """re-INVITE with sendrecv; MediaChanged or ChangeRefused follows."""
-        raise NotImplementedError
+        self._up(call).change.turn("sendrecv", now)
 
     def reinvite(self, call: str, media: LocalMedia, now: float) -> None:
         """Offer new media (address, port, codecs) in mid-call."""
-        raise NotImplementedError
+        self._up(call).change.start(media, now)
+
+    def _offered(self, call: str) -> IncomingCall:
+        found = self._calls.find(call)
+        if not isinstance(found, IncomingCall):
+            raise CallStateError("the call is one that we placed")
+        return found
+
+    def _up(self, call: str) -> SipCall:
+        found = self._calls.find(call)
+        found.established()
+        return found

@@ -16,8 +16,8 @@ from sip.transaction import ClientTransaction, ClientUser, ServerTransaction
 from sip.via import MAGIC_COOKIE, Via
 
 ALLOW = "INVITE, ACK, CANCEL, BYE, OPTIONS, PRACK, UPDATE, INFO, REFER, NOTIFY"
-SUPPORTED = "100rel, timer, replaces, norefersub"
-UNDERSTOOD = frozenset({"100rel", "timer", "replaces", "norefersub"})
+SUPPORTED = "100rel, timer, replaces"
+UNDERSTOOD = frozenset({"100rel", "timer", "replaces"})
 """Option tags a peer may Require."""
 
 
@@ -52,6 +52,7 @@ class Core:
         self.listening: dict[Transport, Address] = {}
         self.servers: dict[tuple[str, ...], ServerTransaction] = {}
         self.clients: dict[tuple[str, str], ClientTransaction] = {}
+        self._merging: dict[tuple[str, str, int, str], ServerTransaction] = {}
         self._outbox: list[tuple[bytes, Destination]] = []
         self._events: deque[Event] = deque()
 
@@ -113,6 +114,11 @@ class Core:
         transaction.start(now)
         return transaction
 
+    def send_direct(self, request: Request, destination: Destination) -> None:
+        """An ACK of a 2xx: a branch of its own and no transaction (§13.2.2.4)."""
+        request.headers.insert_first("via", str(self.new_via(destination.transport)))
+        self.send(request.to_bytes(), destination)
+
     def start_cancel(self, invite: ClientTransaction, headers: Headers, user: ClientUser, now: float) -> None:
         """CANCEL carries the branch of what it cancels, so it brings its own Via (§9.1)."""
         request = Request("CANCEL", invite.request.uri, headers)
@@ -128,17 +134,30 @@ class Core:
     def start_server(
         self, key: tuple[str, ...], request: Request, destination: Destination
     ) -> ServerTransaction:
-        transaction = ServerTransaction(
-            self, request, destination, lambda: void(self.servers.pop(key, None))
-        )
+        def forget() -> None:
+            self.servers.pop(key, None)
+            if self._merging.get(merge) is transaction:
+                del self._merging[merge]
+
+        transaction = ServerTransaction(self, request, destination, forget)
+        merge = _merge_key(request)
         self.servers[key] = transaction
+        self._merging.setdefault(merge, transaction)
         return transaction
+
+    def merged(self, transaction: ServerTransaction) -> bool:
+        """The same request came by another path first: 482 (§8.2.2.2)."""
+        return self._merging.get(_merge_key(transaction.request)) is not transaction
 
     def own(self, message: Request | Response) -> None:
         """Say who we are (User-Agent or Server), where configured."""
         if self.settings.user_agent:
             name = "user-agent" if isinstance(message, Request) else "server"
             message.headers.add(name, self.settings.user_agent)
+
+
+def _merge_key(request: Request) -> tuple[str, str, int, str]:
+    return request.call_id, request.from_.tag or "", request.cseq.number, request.method
 
 
 def void(_: object) -> None:

@@ -49,6 +49,10 @@ class AgentSettings:
     """An offered call that nobody answers gets 480; one we place is cancelled (RFC 3261 §13.3.1.1)."""
     t1_s: float = 0.5
     """Round-trip estimate: every transaction timer follows from it (RFC 3261 §17)."""
+    session_expires_s: int = 1_800
+    """Session interval we ask for (RFC 4028); 0 asks for none."""
+    min_se_s: int = 90
+    """Shortest session interval we take; less gets 422."""
     outbound_proxy: Destination | None = None
     """Requests outside a dialog go here instead of to the URI's host."""
     accept_refer: bool = False

@@ -260,6 +260,9 @@ class ServerTransaction(Machine):
         super().__init__(wire, destination, "proceeding" if invite else "trying", forget)
         self.rules = INVITE_SERVER if invite else SERVER
         self.request = request
+        self.tag = ""
+        """The To tag of our responses, once chosen."""
+        self.on_cancel: Callable[[Request, float], None] | None = None
         self._data = b""
 
     @property
