@@ -8,7 +8,7 @@ call.
 
 Private names used: RTCRtpTransceiver.__receiver, .__sender; RTCRtpReceiver/Sender: the attributes of
 _NoReceiver and _NoSender; RTCDtlsTransport._rx_srtp, ._tx_srtp, ._get_stats; RTCIceTransport._connection;
-aioice Connection.data_received, ._queue, ._nominated; StunProtocol.transport.
+aioice Connection.data_received, .request_received, ._queue, ._nominated; StunProtocol.transport.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import time
 import uuid
 from collections.abc import Callable
 from importlib.metadata import version
@@ -63,6 +64,8 @@ class AudioWire:
         """Packets dropped because there was no path, or the system did not take them."""
         self.failed = 0
         """Packets on which our own code raised."""
+        self.last_heard_at = time.monotonic()
+        """When the peer last gave a sign of life: a connectivity check, DTLS or SRTP; at first: now."""
         self._on_rtp, self._on_rtcp = on_rtp, on_rtcp
         transceiver: Any = connection.addTransceiver("audio", direction="sendrecv")
         opus = [c for c in RTCRtpSender.getCapabilities("audio").codecs if c.mimeType == "audio/opus"]
@@ -70,11 +73,13 @@ class AudioWire:
         self._dtls: Any = transceiver.receiver.transport
         self._ice: Any = self._dtls.transport._connection
         self._to_aiortc: Callable[[bytes, int], None] = self._ice.data_received
+        self._checked: Callable[..., None] = self._ice.request_received
         sender = _NoSender(transceiver.sender, self._dtls)
         self.ssrc: int = sender._ssrc
         transceiver._RTCRtpTransceiver__receiver = _NoReceiver(self._dtls)
         transceiver._RTCRtpTransceiver__sender = sender
         self._ice.data_received = self._datagram_received
+        self._ice.request_received = self._check_received
 
     @property
     def connected(self) -> bool:
@@ -97,12 +102,17 @@ class AudioWire:
         transport.sendto(sealed, pair.remote_addr)
         return True
 
+    def _check_received(self, message: Any, address: tuple[str, int], protocol: Any) -> None:
+        self.last_heard_at = time.monotonic()
+        self._checked(message, address, protocol)
+
     def _datagram_received(self, data: bytes, component: int) -> None:
         """What is not STUN, sorted by its first byte (RFC 7983 §7)."""
         first = data[0] if data else 0
         if 128 <= first <= 191 and self._dtls._rx_srtp is not None:
             self._decrypt(data)
         elif 20 <= first <= 63 and self._ice._queue.qsize() < MAX_HANDSHAKE_QUEUE:
+            self.last_heard_at = time.monotonic()
             self._to_aiortc(data, component)
         else:
             self.rejected += 1
@@ -114,6 +124,7 @@ class AudioWire:
         except pylibsrtp.Error:
             self.rejected += 1
             return
+        self.last_heard_at = time.monotonic()
         try:
             (self._on_rtcp if rtcp else self._on_rtp)(packet)
         except Exception:
