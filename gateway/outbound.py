@@ -99,7 +99,7 @@ class OutboundCall:
         return self.report
 
     async def _open(self, closing: AsyncExitStack) -> None:
-        await self.endpoint.open(self.sip.host, 0)
+        await self.endpoint.open_udp(self.sip.host, 0)
         closing.push_async_callback(self.endpoint.close)
         await self.engine.start()
         closing.push_async_callback(self.engine.stop)
