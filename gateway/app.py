@@ -57,6 +57,8 @@ class App:
         self.switchboard = Switchboard(self.engine, self.plane, settings.engine_personas())
         self.agent = UserAgent(self._agent_settings(), random.SystemRandom())
         self.endpoint: Endpoint | None = None
+        self.sip_port = 0
+        """The port in use, once started."""
         self.line: SipLine | None = None
         self.http: HttpServer | None = None
         self._pump: asyncio.Task[None] | None = None
@@ -101,7 +103,7 @@ class App:
             page = page_url(http.host, self.http.port, http.tls_cert is not None, seen_as)
         return StartUp(
             page=page,
-            sip=sip_uri(sip.host, self.endpoint.port, seen_as) if self.endpoint is not None else None,
+            sip=sip_uri(sip.host, self.sip_port, seen_as) if self.endpoint is not None else None,
             engine=self.engine.name,
             why=self.choice.why,
             slots=self.engine.capacity().slots,
@@ -115,9 +117,14 @@ class App:
         ports = RtpPorts(sip.rtp_host or sip.host, *sip.rtp_ports)
         self.endpoint = Endpoint(self.agent, self._sip_event)
         try:
-            await self.endpoint.open(sip.host, sip.port)
+            self.sip_port = (await self.endpoint.open_udp(sip.host, sip.port))[1]
         except OSError as error:
             raise PortTaken(_taken("sip.port", "UDP", sip.host, sip.port, error)) from error
+        if sip.tcp:
+            try:
+                await self.endpoint.open_tcp(sip.host, self.sip_port)
+            except OSError as error:
+                raise PortTaken(_taken("sip.port", "TCP", sip.host, self.sip_port, error)) from error
         line = SipLineSettings(public_host=sip.public_address, codecs=sip.codecs)
         self.line = SipLine(self.switchboard, self.agent, self.endpoint, ports, line)
 

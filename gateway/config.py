@@ -114,7 +114,9 @@ class SipSettings(_Section):
     host: Address = "0.0.0.0"
     """Address to listen on (UDP). Phones are other machines, so all interfaces by default."""
     port: Port = 5060
-    """UDP port; 0 takes any free one."""
+    """UDP and TCP port; 0 takes any free one."""
+    tcp: bool = True
+    """Listen on TCP too."""
     public_address: Address | None = None
     """The address put into Via, Contact and SDP; unset: the interface that faces the caller."""
     rtp_host: Address | None = None

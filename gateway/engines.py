@@ -77,16 +77,16 @@ def build(choice: Choice, settings: EngineSettings, rows: AudioRows) -> Engine:
 
 
 def _local(source: str, settings: EngineSettings, rows: AudioRows) -> Engine:
-    from engine.local import LocalEngine
+    from engine.local import LocalEngine, LocalOptions
 
-    return LocalEngine(
+    options = LocalOptions(
         source,
-        rows=rows,
+        slots=settings.slots,
         revision=settings.revision,
         device=settings.device,
-        dtype=settings.dtype,
-        phase=TICK_AFTER_MEDIA_S,
+        dtype=None if settings.dtype == "auto" else settings.dtype,
     )
+    return LocalEngine(options, phase=TICK_AFTER_MEDIA_S, rows=rows)
 
 
 def _chat(settings: EngineSettings, rows: AudioRows) -> Engine:
