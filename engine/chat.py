@@ -90,7 +90,7 @@ class ChatStepper:
     def close(self, slot: int) -> None:
         self._voices.pop(slot, None)
 
-    def interrupt(self, slot: int) -> None:
+    def interrupt(self, slot: int, unheard_frames: int) -> None:
         """No message of the protocol stops a remote."""
 
     def release(self, slot: int) -> None:

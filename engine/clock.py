@@ -90,3 +90,10 @@ class TickTimes:
         if not self.count:
             return 0.0
         return 1e3 * float(np.percentile(self._seconds[: self.count], percent))
+
+    def recent_ms(self, percent: float, ticks: int = 125) -> float:
+        """Of the last ticks only; 0 while there are fewer."""
+        if self.count < ticks:
+            return 0.0
+        newest = self._seconds[np.arange(self.count - ticks, self.count) % len(self._seconds)]
+        return 1e3 * float(np.percentile(newest, percent))

@@ -75,7 +75,7 @@ class EchoStepper:
     def close(self, slot: int) -> None:
         pass
 
-    def interrupt(self, slot: int) -> None:
+    def interrupt(self, slot: int, unheard_frames: int) -> None:
         self._silent[slot] = True
 
     def release(self, slot: int) -> None:

@@ -5,7 +5,6 @@ A row is free, open, or leaving: closed by its caller while the tick thread may 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from enum import IntEnum
 
 from engine.api import EngineError, EngineFull
@@ -20,17 +19,10 @@ class RowState(IntEnum):
 class SlotTable:
     """Gives out rows up to a limit that may be lower than their number."""
 
-    def __init__(
-        self, count: int, limit: int | None = None, refusal: Callable[[int], float] | None = None
-    ) -> None:
-        """limit: calls at once, at most `count`.
-
-        refusal: asked with the number of open calls before each admission; seconds after which the
-        caller may try again, 0 to admit.
-        """
+    def __init__(self, count: int, limit: int | None = None) -> None:
+        """limit: calls at once, at most `count`."""
         self._state = [RowState.FREE] * count
         self.limit = count if limit is None else min(limit, count)
-        self._refusal = refusal
 
     @property
     def count(self) -> int:
@@ -56,20 +48,13 @@ class SlotTable:
             raise EngineError(f"row {row} does not exist: the engine has {self.count}")
         if row is not None and self._state[row] is RowState.OPEN:
             raise EngineError(f"row {row} is taken")
-        self._admit(retry_after_s)
+        if self.open >= self.limit:
+            raise EngineFull(f"all {self.limit} slots are taken", retry_after_s)
         chosen = self._free_row() if row is None else row
         if chosen is None or self._state[chosen] is RowState.LEAVING:
             return None
         self._state[chosen] = RowState.OPEN
         return chosen
-
-    def _admit(self, retry_after_s: float) -> None:
-        used = self.open
-        if used >= self.limit:
-            raise EngineFull(f"all {self.limit} slots are taken", retry_after_s)
-        wait_s = self._refusal(used) if self._refusal is not None else 0.0
-        if wait_s > 0:
-            raise EngineFull(f"{used} calls are all this engine can hold now", wait_s)
 
     def _free_row(self) -> int | None:
         return next((r for r, state in enumerate(self._state) if state is RowState.FREE), None)

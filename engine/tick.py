@@ -18,7 +18,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.api import FRAME, Capacity, EngineError, Persona, SlotCounters
+from engine.api import FRAME, TICK_S, Capacity, EngineError, Persona, SlotCounters
 from engine.clock import FrameClock, Tick, TickTimes
 from engine.frames import Batch, Mask, RowFrames
 from engine.rows import AudioRows
@@ -27,6 +27,7 @@ from engine.slots import SlotTable
 
 log = logging.getLogger(__name__)
 
+TICK_MS = 1e3 * TICK_S
 _NOT_STARTED = "the engine is not started"
 
 
@@ -64,7 +65,9 @@ class Stepper(Protocol):
 
     def piece(self, token: int) -> str | None: ...
 
-    def interrupt(self, slot: int) -> None: ...
+    def interrupt(self, slot: int, unheard_frames: int) -> None:
+        """Silence the agent until release(). unheard_frames: its last frames that the caller did not hear."""
+        ...
 
     def release(self, slot: int) -> None: ...
 
@@ -119,7 +122,11 @@ class TickEngine:
 
     async def open(self, persona: Persona = Persona(), row: int | None = None) -> RowSlot:
         self._stepper.check(persona)
+        self.admit(persona)
         return self._seat(await self._reserve(row), persona)
+
+    def admit(self, persona: Persona) -> None:
+        """Raises EngineFull where more than a free row is needed and is not there."""
 
     async def _reserve(self, row: int | None) -> int:
         while (taken := self._take_row(row)) is None:
@@ -165,7 +172,7 @@ class TickEngine:
         self._orders.append(lambda: self._part(slot))
 
     def interrupt(self, slot: RowSlot, heard_samples: int | None) -> bool:
-        self._orders.append(lambda: self._hush(slot))
+        self._orders.append(lambda: self._hush(slot, heard_samples))
         return True
 
     def release(self, slot: RowSlot) -> None:
@@ -263,10 +270,12 @@ class TickEngine:
         if self._slots.get(slot.row) is slot:
             self._active[slot.row] = False
 
-    def _hush(self, slot: RowSlot) -> None:
+    def _hush(self, slot: RowSlot, heard_samples: int | None) -> None:
         if self._active[slot.row] and self._slots.get(slot.row) is slot:
             self._wanted_gains[slot.row] = 0.0
-            self._stepper.interrupt(slot.row)
+            spoken = int(self.rows.spoken_end[slot.row])
+            unheard = 0 if heard_samples is None else max(0, spoken - heard_samples)
+            self._stepper.interrupt(slot.row, unheard // FRAME)
 
     def _resume(self, slot: RowSlot) -> None:
         if self._active[slot.row] and self._slots.get(slot.row) is slot:

@@ -105,3 +105,5 @@ def test_percentiles_are_of_the_last_ticks_only() -> None:
         times.add(n / 1000)
     assert times.percentile_ms(50) == pytest.approx(49.5)
     assert times.percentile_ms(99) == pytest.approx(98.01)
+    assert times.recent_ms(50, ticks=10) == pytest.approx(94.5)
+    assert times.recent_ms(50, ticks=1000) == 0.0

@@ -1,7 +1,12 @@
 """What every engine owes a call, said once and run over each of them."""
 
+from __future__ import annotations
+
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -22,7 +27,11 @@ from engine.api import (
 from engine.chat import ChatEngine
 from engine.chat_line import Remote
 from engine.echo import EchoEngine
+from engine.local import LocalEngine, LocalOptions, load_runner
 from tests.chat_remote import ChatRemote, answered, serving
+
+if TYPE_CHECKING:
+    from engine.runner import ModelRunner
 
 SLOTS = 3
 
@@ -45,7 +54,7 @@ class Rig:
         return read
 
 
-async def echo_rig() -> AsyncIterator[Rig]:
+async def echo_rig(request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
     engine = EchoEngine(slots=SLOTS, delay_s=0.0, greeting=True)
     engine.begin(0.0)
 
@@ -56,7 +65,7 @@ async def echo_rig() -> AsyncIterator[Rig]:
     await engine.stop()
 
 
-async def chat_rig() -> AsyncIterator[Rig]:
+async def chat_rig(request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
     async with serving(ChatRemote(style="rust")) as remote:
         engine = ChatEngine(Remote(remote.url), slots=SLOTS)
         engine.begin(0.0)
@@ -69,12 +78,41 @@ async def chat_rig() -> AsyncIterator[Rig]:
         await engine.stop()
 
 
-RIGS = {"echo": echo_rig, "chat": chat_rig}
+@cache
+def tiny_runner(folder: Path) -> ModelRunner:
+    """The seeded tiny Moshi, loaded once."""
+    from engine.seeded import write_checkpoint
+
+    write_checkpoint(folder, seed=1)
+    return load_runner(LocalOptions(str(folder), slots=SLOTS), lambda stage: None)
 
 
-@pytest.fixture(params=RIGS)
+@pytest.fixture(scope="module")
+def checkpoint_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("tiny") / "checkpoint"
+
+
+async def local_rig(request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
+    runner = tiny_runner(request.getfixturevalue("checkpoint_folder"))
+    engine = LocalEngine(LocalOptions("tiny", slots=SLOTS))
+    engine.adopt(runner)
+    engine.begin(0.0)
+
+    async def tick(late: int = 0) -> None:
+        assert engine.run_due(engine.clock.deadline + late * engine.clock.period)
+
+    yield Rig(engine, tick)
+    await engine.stop()
+    for slot in range(SLOTS):
+        runner.close(slot)
+
+
+RIGS = {"echo": echo_rig, "chat": chat_rig, "local": local_rig}
+
+
+@pytest.fixture(params=["echo", "chat", pytest.param("local", marks=pytest.mark.slow)])
 async def rig(request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
-    async for made in RIGS[request.param]():
+    async for made in RIGS[request.param](request):
         yield made
 
 

@@ -1,0 +1,262 @@
+"""LocalEngine: a Moshi in this process. A ModelRunner under the tick engine's clock, with admission.
+
+It loads, warms up and measures; then admits calls while the measured tick and the pages forecast allow.
+torch is imported when the engine starts, by the runner.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from engine.api import FRAME, Capacity, EngineError, EngineFull, EngineRefused, Persona
+from engine.clock import TickTimes
+from engine.forecast import BUDGET_MS, PageForecast, relief, slots_within
+from engine.frames import Batch, Mask
+from engine.rows import AudioRows
+from engine.slots import SlotTable
+from engine.tick import TICK_MS, Stepped, TickEngine
+
+if TYPE_CHECKING:
+    from engine.runner import ModelRunner
+
+log = logging.getLogger(__name__)
+
+_LEAST_PAGES = 3
+"""Of a call under page pressure: two of window and the one being begun."""
+_WARM_TICKS, _MEASURED_TICKS = 3, 20
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class LocalOptions:
+    """Which model, and how it lies on the device. None leaves the checkpoint's or the device's own."""
+
+    source: str
+    """A folder, or a Hugging Face repository such as `kyutai/moshiko-pytorch-bf16`."""
+    slots: int = 4
+    revision: str | None = None
+    device: str = "auto"
+    dtype: str | None = None
+    kv_dtype: str | None = None
+    context: int | None = None
+    pages: int | None = None
+    threads: int = 1
+    """Of torch on a CPU. A small model is slower with more, and the gateway needs the other cores."""
+    budget_ms: float = BUDGET_MS
+    calibrate: bool = True
+    """False: admit `slots` calls without measuring a tick."""
+
+
+class ModelStepper:
+    """A ModelRunner as a Stepper: without a free page the longest windows shrink and it steps again."""
+
+    def __init__(self, runner: ModelRunner) -> None:
+        self.shrunk_pages = 0
+        self._runner = runner
+        self._open: set[int] = set()
+
+    def check(self, persona: Persona) -> None:
+        self._runner.check(persona)
+
+    def open(self, slot: int, persona: Persona) -> None:
+        self._runner.open(slot, persona)
+        self._open.add(slot)
+
+    def close(self, slot: int) -> None:
+        self._open.discard(slot)
+        self._runner.close(slot)
+
+    def held(self) -> dict[int, int]:
+        """Pages of each open slot. Any thread may ask."""
+        return {slot: self._runner.slot_pages(slot) for slot in list(self._open)}
+
+    def step(self, pcm: Batch, active: Mask) -> Stepped:
+        """Raises OutOfPages when every window is at its least and there is still no room."""
+        from engine.runner import OutOfPages
+
+        while True:
+            try:
+                return self._runner.step(pcm, active)
+            except OutOfPages:
+                if not self._relieve(int(active.sum())):
+                    raise
+
+    def _relieve(self, needed: int) -> int:
+        freed = sum(self._runner.shrink(slot, pages) for slot, pages in relief(self.held(), needed).items())
+        self.shrunk_pages += freed
+        return freed
+
+    def piece(self, token: int) -> str | None:
+        return self._runner.piece(token)
+
+    def interrupt(self, slot: int, unheard_frames: int) -> None:
+        self._runner.rewind(slot, unheard_frames)
+        self._runner.interrupt(slot)
+
+    def release(self, slot: int) -> None:
+        self._runner.release(slot)
+
+
+def load_runner(options: LocalOptions, progress: Progress) -> ModelRunner:
+    """Blocks for seconds to minutes. Raises EngineError (CheckpointError, OutOfMemory among them)."""
+    try:
+        import torch
+
+        from engine.checkpoint import Checkpoint
+        from engine.runner import ModelRunner, RunnerOptions
+    except ImportError as error:
+        raise EngineError(f"{error.name} is not installed: pip install 'moshi-gateway[engine]'") from error
+    torch.set_num_threads(options.threads)
+    progress(f"looking for {options.source}")
+    checkpoint = Checkpoint.find(options.source, options.revision)
+    progress(f"loading {checkpoint.name}")
+    laid_out = RunnerOptions(
+        device=options.device,
+        dtype=options.dtype,
+        kv_dtype=options.kv_dtype,
+        context=options.context,
+        pages=options.pages,
+    )
+    return ModelRunner.load(checkpoint, options.slots, laid_out)
+
+
+def measure(
+    runner: ModelRunner, progress: Progress, budget_ms: float = BUDGET_MS
+) -> dict[int, tuple[float, float]]:
+    """Median and p99 in ms of a tick by calls at once, doubling until the slots or the budget end."""
+    noise = (0.05 * np.random.default_rng(0).standard_normal((runner.slots, FRAME))).astype(np.float32)
+    curve: dict[int, tuple[float, float]] = {}
+    sizes = [2**k for k in range(16) if 2**k < runner.slots] + [runner.slots]
+    for calls in sizes:
+        progress(f"measuring {calls} calls at once")
+        times = _timed(runner, noise, calls)
+        curve[calls] = (times.percentile_ms(50), times.percentile_ms(99))
+        if curve[calls][1] > budget_ms:
+            break
+    return curve
+
+
+def _timed(runner: ModelRunner, noise: Batch, calls: int) -> TickTimes:
+    active = np.arange(runner.slots) < calls
+    for slot in range(calls):
+        runner.open(slot, Persona(seed=slot))
+    times = TickTimes()
+    for tick in range(_WARM_TICKS + _MEASURED_TICKS):
+        began = time.perf_counter()
+        runner.step(noise, active)
+        if tick >= _WARM_TICKS:
+            times.add(time.perf_counter() - began)
+    for slot in range(calls):
+        runner.close(slot)
+    return times
+
+
+class LocalEngine(TickEngine):
+    """An Engine over a checkpoint. start() loads it; open() admits by tick time and pages."""
+
+    def __init__(
+        self,
+        options: LocalOptions,
+        phase: float = 0.0,
+        rows: AudioRows | None = None,
+        progress: Progress = log.info,
+    ) -> None:
+        """rows: where the audio lies, one row a slot. progress: told each stage of start()."""
+        rows = rows if rows is not None else AudioRows(options.slots)
+        self.options = replace(options, slots=rows.count)
+        self.curve: dict[int, tuple[float, float]] = {}
+        """Calls at once -> median and p99 of a tick in ms, as measured at start."""
+        self._progress = progress
+        self._model: ModelStepper | None = None
+        self._runner: ModelRunner | None = None
+        super().__init__(f"moshi ({options.source})", _Unloaded(), rows, SlotTable(rows.count), phase)
+
+    async def start(self) -> None:
+        await self.load()
+        await super().start()
+
+    async def load(self) -> None:
+        """Load, warm up, measure; without the clock. Raises EngineError."""
+        if self._runner is not None:
+            return
+        self.adopt(await asyncio.get_running_loop().run_in_executor(None, self._prepare))
+
+    def adopt(self, runner: ModelRunner) -> None:
+        """Take a runner that is loaded and has no open slot."""
+        self._runner, self.name = runner, runner.name
+        self._stepper = self._model = ModelStepper(runner)
+        self.table.limit = min(self.table.limit, runner.pages.total // _LEAST_PAGES)
+
+    def _prepare(self) -> ModelRunner:
+        runner = load_runner(self.options, self._progress)
+        if self.options.calibrate:
+            self.curve = measure(runner, self._progress, self.options.budget_ms)
+            self.table.limit = self._measured_limit()
+        # What was made while loading lives as long as the engine: not to be walked at every collection.
+        gc.collect()
+        gc.freeze()
+        return runner
+
+    def _measured_limit(self) -> int:
+        limit = slots_within(
+            {n: p99 for n, (_, p99) in self.curve.items()}, self.table.count, self.options.budget_ms
+        )
+        median = self.curve[1][0] if 1 in self.curve else min(m for m, _ in self.curve.values())
+        if median > TICK_MS:
+            raise EngineError(
+                f"one call takes {median:.0f} ms of every {TICK_MS:.0f} on this device: it needs a faster one"
+            )
+        if limit < self.table.count:
+            log.warning(
+                "%d of %d slots keep a tick within %.0f ms", limit, self.table.count, self.options.budget_ms
+            )
+        return max(1, limit)
+
+    def admit(self, persona: Persona) -> None:
+        runner, model = self._runner, self._model
+        if runner is None or model is None:
+            return
+        forecast = PageForecast(runner.pages.total, runner.window_pages, runner.page_frames)
+        held = list(model.held().values())
+        retry_s = forecast.retry_after_s(len(held))
+        if held and not forecast.admits(held, runner.prompt_pages(persona)):
+            raise EngineFull(f"the memory of {len(held)} calls is all there is", retry_s)
+        if held and self.times.recent_ms(99) > self.options.budget_ms:
+            raise EngineFull(f"{len(held)} calls already take the time there is", retry_s)
+
+    def capacity(self) -> Capacity:
+        now = super().capacity()
+        if self._runner is None or self._model is None:
+            return now
+        pages = self._runner.pages
+        figures = {"pages": pages.total, "pages_used": pages.used, "pages_shrunk": self._model.shrunk_pages}
+        return replace(now, detail=now.detail | {name: float(n) for name, n in figures.items()})
+
+
+class _Unloaded:
+    """Stands where the model will be."""
+
+    def check(self, persona: Persona) -> None:
+        raise EngineRefused("the model is not loaded: start the engine first")
+
+    def open(self, slot: int, persona: Persona) -> None: ...
+
+    def close(self, slot: int) -> None: ...
+
+    def step(self, pcm: Batch, active: Mask) -> Stepped:
+        raise EngineError("the model is not loaded")
+
+    def piece(self, token: int) -> str | None: ...
+
+    def interrupt(self, slot: int, unheard_frames: int) -> None: ...
+
+    def release(self, slot: int) -> None: ...
