@@ -28,7 +28,7 @@ def spectrum_db(pcm: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize(("source", "target"), PAIRS)
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.8])
-def test_a_tone_in_the_pass_band_keeps_its_level_without_image(source: int, target: int, share: float) -> None:
+def test_a_tone_in_the_pass_band_has_its_level_and_no_image(source: int, target: int, share: float) -> None:
     hertz = round(min(source, target) / 2 * share)
     levels = spectrum_db(resampled(source, target, tone(source, hertz, 1.0)))
     peak = int(np.argmax(levels))

@@ -1,0 +1,60 @@
+"""What signalling asks of the media thread, applied at the next tick in the order asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gateway.media.messages import OpusMedia, RtpMedia
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    row: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRtp(Command):
+    call: int
+    media: RtpMedia
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeRtp(Command):
+    media: RtpMedia
+
+
+@dataclass(frozen=True, slots=True)
+class OpenOpus(Command):
+    call: int
+    media: OpusMedia
+
+
+@dataclass(frozen=True, slots=True)
+class Start(Command):
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Close(Command):
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Cut(Command):
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Mute(Command):
+    muted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Deafen(Command):
+    deaf: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SendDtmf(Command):
+    digits: str
+    duration_ms: int

@@ -1,0 +1,211 @@
+"""Receiver: from datagrams and Opus packets to 20 ms of every caller at the leg's rate.
+
+It holds the rows' receiving state and the few objects that phone legs need beside it: latch, keys, decoders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gateway.media import g711
+from gateway.media.digits import Digits
+from gateway.media.latch import Latch
+from gateway.media.messages import Address, OpusMedia, RtpMedia
+from gateway.media.opus_port import OpusPort
+from gateway.media.packets import OpusRow, PacketDecoder, RowDecoder
+from gateway.media.rows import (
+    L16,
+    LARGEST_FRAME,
+    PACKETS,
+    PCMA,
+    PCMU,
+    ReceiveRows,
+    configure,
+    forget,
+    receive_rows,
+)
+from gateway.media.rtp_step import ENCODED, TELEPHONE_EVENT, header_of, payload_span, pull_rows, take_packets
+from gateway.media.stream import PLAYABLE, accept
+from gateway.media.udp_wire import Arrivals, UdpWire
+
+RELIABLE_S = 0.003
+"""A packet that came later than this before a tick is not relied on at that tick: the next may be later."""
+CODECS: dict[str, tuple[int, int, int]] = {
+    "PCMU": (PCMU, 8_000, 8_000),
+    "PCMA": (PCMA, 8_000, 8_000),
+    "OPUS": (PACKETS, 24_000, 48_000),
+}
+"""Name: kind, rate of the audio, clock of the timestamps. L16's rate is in the offer."""
+
+
+def codec_of(media: RtpMedia) -> tuple[int, int, int]:
+    """Kind, rate and clock. Raises KeyError for a codec we do not have."""
+    name = media.codec.upper()
+    return (L16, media.rate, media.rate) if name == "L16" else CODECS[name]
+
+
+class Receiver:
+    """All rows' incoming audio; on_key(row, digit, ms) and on_latched(row, remote) are told what happened."""
+
+    def __init__(self, count: int, wire: UdpWire, limit_ms: int, min_delay_ms: int) -> None:
+        self.r: ReceiveRows = receive_rows(count)
+        self.wire = wire
+        self.latches: dict[int, Latch] = {}
+        self.ports: dict[int, OpusPort] = {}
+        self.on_key: Callable[[int, str, int], None] = lambda row, digit, ms: None
+        self.on_latched: Callable[[int, Address], None] = lambda row, remote: None
+        self.last_packet = np.zeros(count, np.float64)
+        """Seconds, of the last packet of any agreed kind."""
+        self._limit_ms, self._min_delay_ms = limit_ms, min_delay_ms
+        self._digits: dict[int, Digits] = {}
+        self._decoders: dict[int, PacketDecoder] = {}
+        self._tables = g711.DECODE
+        self._pcm = np.zeros((count, LARGEST_FRAME), np.int16)
+        self._invented = np.zeros(count, np.int64)
+
+    def open_rtp(self, row: int, media: RtpMedia, now: float) -> None:
+        forget(self.r, row)
+        self.last_packet[row] = now
+        self.latches[row] = Latch(media.latch, media.remote)
+        self._agree(row, media)
+
+    def change_rtp(self, row: int, media: RtpMedia) -> None:
+        self.latches[row].point(media.remote)
+        self.latches[row].enabled = media.latch
+        if not self.latches[row].latched:
+            self.wire.disconnect(row)
+        if codec_of(media)[:2] != (self.r.codec[row], self.r.rate[row]) or row in self._decoders:
+            self._agree(row, media)
+        self.r.payload_type[row] = media.payload_type
+        self.r.dtmf_type[row] = -1 if media.dtmf_payload_type is None else media.dtmf_payload_type
+
+    def _agree(self, row: int, media: RtpMedia) -> None:
+        kind, rate, clock = codec_of(media)
+        self._configure(row, kind, rate, clock)
+        self.r.payload_type[row] = media.payload_type
+        self.r.dtmf_type[row] = -1 if media.dtmf_payload_type is None else media.dtmf_payload_type
+        self._digits[row] = Digits(clock)
+        self._decoders.pop(row, None)
+        if kind == PACKETS:
+            self._decoders[row] = PacketDecoder(self.r, row, OpusRow())
+
+    def _configure(self, row: int, kind: int, rate: int, clock: int) -> None:
+        configure(self.r, row, kind, rate, clock, self._limit_ms)
+        self.r.floor_need[row] = self._min_delay_ms * rate // 1000
+
+    def open_opus(self, row: int, media: OpusMedia, port: OpusPort, now: float) -> None:
+        forget(self.r, row)
+        self._configure(row, *CODECS["OPUS"])
+        self.r.payload_type[row] = media.payload_type
+        self.last_packet[row] = now
+        self.ports[row] = port
+        decoder: RowDecoder = OpusRow()
+        self._decoders[row] = PacketDecoder(self.r, row, decoder)
+
+    def close(self, row: int) -> None:
+        for table in (self.latches, self.ports, self._digits, self._decoders):
+            table.pop(row, None)
+        self.wire.close(row)
+
+    def collect(self, tick: int, now: float) -> None:
+        """Take in all that came."""
+        came = self.wire.receive(now)
+        if len(came.rows):
+            came = self._admitted(came)
+            self._take(came, tick, now)
+        for row, port in self.ports.items():
+            for packet in port.take():
+                due = tick if now - packet.now >= RELIABLE_S else tick + 1
+                header = (packet.sequence, packet.timestamp, 0)
+                self._take_encoded(row, packet.payload, (tick, due, packet.now), header)
+                self.last_packet[row] = packet.now
+        self._expire_keys(now)
+
+    def _take(self, came: Arrivals, tick: int, now: float) -> None:
+        left = np.zeros(len(came.rows), np.int64)
+        known = self.r.received[came.rows] + self.r.rejected[came.rows]
+        times = (tick, came.arrivals, now - RELIABLE_S)
+        take_packets(self.r, came.rows, came.data, came.sizes, times, self._tables, left)
+        moved = self.r.received[came.rows] + self.r.rejected[came.rows] > known
+        self.last_packet[came.rows[moved]] = now
+        for k in np.flatnonzero(left).tolist():
+            self._take_rest(int(left[k]), came, k, tick, now)
+
+    def _take_rest(self, kind: int, came: Arrivals, k: int, tick: int, now: float) -> None:
+        row, data = int(came.rows[k]), came.data[k]
+        if kind not in (ENCODED, TELEPHONE_EVENT):
+            return
+        self.last_packet[row] = now
+        start, end = payload_span(data, int(came.sizes[k]))
+        payload, header = data[start:end].tobytes(), header_of(data)
+        due = tick if came.arrivals[k] <= now - RELIABLE_S else tick + 1
+        when = (tick, due, float(came.arrivals[k]))
+        if kind == ENCODED:
+            self._take_encoded(row, payload, when, header)
+            return
+        verdict, _ = accept(self.r, row, *when, header, 0)
+        if verdict == PLAYABLE:
+            for digit, duration in self._digits[row].receive(header[1], payload, now):
+                self.on_key(row, digit, duration)
+
+    def _take_encoded(
+        self, row: int, payload: bytes, when: tuple[int, int, float], header: tuple[int, int, int]
+    ) -> None:
+        decoder = self._decoders[row]
+        samples = decoder.samples(payload)
+        streams = self.r.resynced[row]
+        verdict, start = accept(self.r, row, *when, header, samples)
+        if self.r.resynced[row] != streams:
+            decoder.restart()
+        self.r.octets[row] += len(payload)
+        if verdict == PLAYABLE and samples:
+            decoder.add(start, payload)
+        elif verdict == PLAYABLE and payload:
+            self.r.malformed[row] += 1
+
+    def _admitted(self, came: Arrivals) -> Arrivals:
+        """Only what the latches believe; packets kept while a latch was deciding come first."""
+        if all(source is None for source in came.sources):
+            return came
+        rows: list[int] = []
+        heard: list[bytes] = []
+        arrivals: list[float] = []
+        for k, source in enumerate(came.sources):
+            row, datagram = int(came.rows[k]), came.data[k, : came.sizes[k]].tobytes()
+            admitted = [datagram] if source is None else self._ask_latch(row, source, datagram)
+            rows += [row] * len(admitted)
+            heard += admitted
+            arrivals += [float(came.arrivals[k])] * len(admitted)
+        data = np.zeros((len(rows), came.data.shape[1]), np.uint8)
+        for k, datagram in enumerate(heard):
+            data[k, : len(datagram)] = np.frombuffer(datagram, np.uint8)
+        sizes = np.array([len(d) for d in heard], np.int64)
+        return Arrivals(np.array(rows, np.int64), data, sizes, np.array(arrivals), [None] * len(rows))
+
+    def _ask_latch(self, row: int, source: Address, datagram: bytes) -> list[bytes]:
+        latch = self.latches[row]
+        before = latch.latched
+        admitted = latch.admit(source, datagram)
+        if admitted is None:
+            self.r.rejected[row] += 1
+            return []
+        if latch.latched and not before:
+            self.wire.connect(row, source)
+            self.on_latched(row, source)
+        return admitted
+
+    def _expire_keys(self, now: float) -> None:
+        for row, digits in self._digits.items():
+            for digit, duration in digits.expire(now):
+                self.on_key(row, digit, duration)
+
+    def pull(self, rows: NDArray[np.int64], tick: int) -> tuple[NDArray[np.int16], NDArray[np.int64]]:
+        """20 ms of each row: (k, 960) int16 from its left, and how many samples of it are invented."""
+        for decoder in self._decoders.values():
+            decoder.fill()
+        out, invented = self._pcm[: len(rows)], self._invented[: len(rows)]
+        pull_rows(self.r, rows, tick, out, invented)
+        return out, invented

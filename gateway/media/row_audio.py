@@ -1,0 +1,283 @@
+"""RowAudio: what a tick does to all rows, in order; the media thread's own half of the plane.
+
+Between decoder and engine, and between engine and encoder, stands one `Processing`. Rows are worked on in
+groups of equal rate; a group's arrays are made anew only when a call opens, changes or closes.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.api import Pcm
+from engine.rows import RING, AudioRows
+from gateway.media import commands as ask
+from gateway.media.messages import (
+    Address,
+    Closed,
+    DtmfReceived,
+    FirstPacket,
+    Latched,
+    MediaEvent,
+    MediaFailed,
+    MediaStats,
+    Processing,
+    RtpMedia,
+    RtpTimedOut,
+    SendOpus,
+)
+from gateway.media.opus_port import OpusPort
+from gateway.media.playout import BLOCK, Playout
+from gateway.media.receive import Receiver
+from gateway.media.resample import Resampler
+from gateway.media.transmit import Transmitter
+from gateway.media.udp_wire import UdpWire
+
+if TYPE_CHECKING:
+    from gateway.media.plane import MediaSettings
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.02
+WIDE = 24_000
+TICKS_A_FRAME = 4
+_ENGINE_BLOCKS = RING // BLOCK
+
+Rows = NDArray[np.intp]
+
+
+class RowAudio:
+    """Every call's audio state and the steps of a tick over it."""
+
+    def __init__(
+        self,
+        rows: AudioRows,
+        settings: MediaSettings,
+        processing: Processing,
+        emit: Callable[[MediaEvent], None],
+    ) -> None:
+        count = rows.count
+        self.rows, self.settings, self.processing, self.emit = rows, settings, processing, emit
+        self.wire = UdpWire(count, settings.kernel_times)
+        self.receiver = Receiver(count, self.wire, settings.max_delay_ms, settings.min_delay_ms)
+        self.receiver.on_key, self.receiver.on_latched = self._on_key, self._on_latched
+        self.transmitter = Transmitter(count, self.wire, settings.opus_complexity)
+        self.playout = Playout(rows, settings.comfort_noise_dbfs)
+        self.tick, self.now = 0, 0.0
+        self._call = np.zeros(count, np.int64)
+        self._open = np.zeros(count, np.bool_)
+        self._waiting = np.zeros(count, np.bool_)
+        self._started = np.zeros(count, np.bool_)
+        self._deaf = np.zeros(count, np.bool_)
+        self._expects = np.zeros(count, np.bool_)
+        self._met = np.zeros(count, np.bool_)
+        self._timed_out = np.zeros(count, np.bool_)
+        self._level_in = np.zeros(count, np.float64)
+        self._level_out = np.zeros(count, np.float64)
+        self._heard_blocks = rows.heard.reshape(count, _ENGINE_BLOCKS, BLOCK)
+        self._up = {rate: Resampler(count, rate, WIDE) for rate in (8_000, 16_000, 48_000)}
+        self._down = {rate: Resampler(count, WIDE, rate) for rate in (8_000, 16_000, 48_000)}
+        self._groups: dict[int, Rows] | None = None
+
+    def begin(self, now: float) -> None:
+        """A tick is due at `now`: send what the last one prepared."""
+        self.tick, self.now = round(now / TICK_S), now
+        self.transmitter.send()
+
+    def run(self) -> None:
+        """The rest of the tick, after what signalling asked was applied."""
+        self.receiver.collect(self.tick, self.now)
+        if self.tick % TICKS_A_FRAME == 1:
+            self._started |= self._waiting
+            self._waiting[:] = False
+        for rate, rows in self._by_rate().items():
+            self._hear(rows, rate)
+        for rate, rows in self._by_rate().items():
+            self._speak(rows, rate)
+        self._watch_packets()
+
+    def apply(self, command: ask.Command, thing: object) -> None:
+        """Do what signalling asked."""
+        row = command.row
+        match command:
+            case ask.OpenRtp() | ask.OpenOpus():
+                self._open_row(command, thing)
+            case _ if not self._open[row]:
+                return
+            case ask.ChangeRtp():
+                self._change(row, command.media)
+            case ask.Start():
+                self.playout.start(row)
+                self._waiting[row] = True
+            case ask.Close():
+                self._close(row)
+            case ask.Cut():
+                self.playout.cut(row)
+            case ask.Mute():
+                self.playout.muted[row] = command.muted
+            case ask.Deafen():
+                self._deaf[row] = command.deaf
+            case ask.SendDtmf():
+                self.transmitter.send_dtmf(row, command.digits, command.duration_ms)
+
+    def _open_row(self, command: ask.OpenRtp | ask.OpenOpus, thing: object) -> None:
+        row, media = command.row, command.media
+        for flags in (self._waiting, self._started, self._deaf, self._met, self._timed_out):
+            flags[row] = False
+        self._level_in[row] = self._level_out[row] = 0.0
+        self._call[row], self._open[row], self._groups = command.call, True, None
+        for table in (self._up, self._down):
+            for resampler in table.values():
+                resampler.clear(row)
+        self.playout.open(row)
+        if isinstance(command, ask.OpenRtp):
+            self._open_rtp(row, command.media, thing)
+        else:
+            port, send = cast(tuple[OpusPort, SendOpus], thing)
+            self.receiver.open_opus(row, command.media, port, self.now)
+            self.transmitter.open_opus(row, command.media, send)
+        self._expects[row] = not isinstance(media, RtpMedia) or media.direction.receives
+        self.processing.opened(row, int(self.transmitter.rate[row]))
+
+    def _open_rtp(self, row: int, media: RtpMedia, sock: object) -> None:
+        try:
+            self.wire.open(row, sock)  # type: ignore[arg-type]
+        except OSError as error:
+            self.emit(MediaFailed(*self._stamp(row), reason=f"socket: {error.strerror}"))
+        self.receiver.open_rtp(row, media, self.now)
+        self.transmitter.open_rtp(row, media)
+
+    def _change(self, row: int, media: RtpMedia) -> None:
+        rate = int(self.transmitter.rate[row])
+        self.receiver.change_rtp(row, media)
+        self.transmitter.change_rtp(row, media)
+        latch = self.receiver.latches[row]
+        self.transmitter.point(row, latch.remote, latch.latched)
+        self._expects[row] = media.direction.receives
+        self.receiver.last_packet[row] = self.now
+        self._groups = None
+        if self.transmitter.rate[row] != rate:
+            self.processing.closed(row)
+            self.processing.opened(row, int(self.transmitter.rate[row]))
+
+    def _close(self, row: int) -> None:
+        final = self.stats(row)
+        self.receiver.close(row)
+        self.transmitter.close(row)
+        self.processing.closed(row)
+        self._open[row] = self._started[row] = self._waiting[row] = False
+        self._groups = None
+        self.emit(Closed(*self._stamp(row), stats=final))
+
+    def close_all(self) -> None:
+        self.wire.close_all()
+
+    def _by_rate(self) -> dict[int, Rows]:
+        if self._groups is None:
+            rates = np.where(self._open, self.transmitter.rate, 0)
+            self._groups = {int(rate): np.flatnonzero(rates == rate) for rate in np.unique(rates[rates > 0])}
+        return self._groups
+
+    def _hear(self, rows: Rows, rate: int) -> None:
+        """20 ms of these callers into `rows.heard`."""
+        samples, invented = self.receiver.pull(rows, self.tick)
+        pcm: Pcm = samples[:, : rate // 50].astype(np.float32) * np.float32(1 / 32_768)
+        pcm = self.processing.hear(rows, pcm, rate, invented.astype(np.int32))
+        if rate != WIDE:
+            pcm = self._up[rate].run(rows, pcm)
+        pcm[self._deaf[rows]] = 0.0
+        pcm = self.processing.heard(rows, pcm, self.rows.heard_end[rows])
+        self._level_in[rows] = _smoothed(self._level_in[rows], pcm)
+        live = self._started[rows]
+        which = rows[live]
+        self._heard_blocks[which, self.rows.heard_end[which] // BLOCK % _ENGINE_BLOCKS] = pcm[live]
+        self.rows.heard_end[which] += BLOCK
+
+    def _speak(self, rows: Rows, rate: int) -> None:
+        """20 ms of these agents into packets."""
+        at = self.playout.sent[rows]
+        pcm = self.playout.next_blocks(rows, self._started[rows], self.tick)
+        pcm = self.processing.speak(rows, pcm, at)
+        self._level_out[rows] = _smoothed(self._level_out[rows], pcm)
+        if rate != WIDE:
+            pcm = self._down[rate].run(rows, pcm)
+        self.processing.sent(rows, pcm, rate)
+        self.transmitter.prepare(rows, pcm, self.tick)
+
+    def _watch_packets(self) -> None:
+        """First packets and silences."""
+        fresh = self._open & ~self._met & (self.receiver.r.received > 0)
+        for row in np.flatnonzero(fresh).tolist():
+            self._met[row] = True
+            self.emit(FirstPacket(*self._stamp(row)))
+        silent = self.now - self.receiver.last_packet
+        late = self._open & self._expects & (silent >= self.settings.rtp_timeout_s)
+        for row in np.flatnonzero(late & ~self._timed_out).tolist():
+            self.emit(RtpTimedOut(*self._stamp(row), silent_s=float(silent[row])))
+        self._timed_out = late
+
+    def _stamp(self, row: int) -> tuple[int, int, int]:
+        return row, int(self._call[row]), int(self.rows.heard_end[row])
+
+    def _on_key(self, row: int, digit: str, duration_ms: int) -> None:
+        self.emit(DtmfReceived(*self._stamp(row), digit=digit, duration_ms=duration_ms))
+
+    def _on_latched(self, row: int, remote: Address) -> None:
+        self.transmitter.point(row, remote, connected=True)
+        self.emit(Latched(*self._stamp(row), remote=remote))
+
+    def sent_at(self, row: int, sample: int) -> float | None:
+        handed = self.playout.sent_tick(row, sample, self.tick)
+        return None if handed is None or handed == self.tick else (handed + 1) * TICK_S
+
+    def stats(self, row: int) -> MediaStats:
+        """The row's counters in the words of signalling."""
+        r, sender, latch = self.receiver.r, self.transmitter, self.receiver.latches.get(row)
+        rate, clock = max(1, int(r.rate[row])), max(1, int(r.clock[row]))
+        expected = int(r.top[row] - r.base[row]) + 1 if r.seen[row] else 0
+        wide = WIDE / rate
+        return MediaStats(
+            packets_received=int(r.received[row]),
+            packets_sent=int(sender.packets_sent[row]),
+            octets_received=int(r.octets[row]),
+            octets_sent=int(sender.octets_sent[row]),
+            lost=int(r.lost_before[row]) + expected - int(r.stream_received[row]),
+            late=int(r.late[row]),
+            duplicated=int(r.duplicated[row]),
+            reordered=int(r.reordered[row]),
+            unknown_payload=int(r.unknown[row]),
+            malformed=int(r.malformed[row]),
+            rejected=int(r.rejected[row]),
+            resynced=int(r.resynced[row]),
+            concealed_samples=round(int(r.concealed[row]) * wide),
+            stretched_samples=round(int(r.stretched[row]) * wide),
+            squeezed_samples=round(int(r.squeezed[row]) * wide),
+            jitter_ms=float(r.jitter[row]) * 1000 / clock,
+            delay_ms=max(0, int(r.high[row] - r.next[row])) * 1000 / rate,
+            target_ms=max(0, int(r.up[row] - r.needs[row].min())) * 1000 / rate if r.need_count[row] else 0.0,
+            playout_ms=self.playout.queued(row) * 1000 / WIDE,
+            underrun_samples=int(self.playout.underrun[row]),
+            samples_in=int(self.rows.heard_end[row]) if self._started[row] else 0,
+            samples_out=int(self.playout.sent[row]),
+            level_in_dbfs=_decibels(self._level_in[row]),
+            level_out_dbfs=_decibels(self._level_out[row]),
+            last_packet_age_s=max(0.0, self.now - float(self.receiver.last_packet[row])),
+            remote=latch.remote if latch else None,
+            latched=latch.latched if latch else False,
+        )
+
+
+def _smoothed(power: NDArray[np.float64], pcm: Pcm) -> NDArray[np.float64]:
+    """Mean square over about 200 ms."""
+    now = np.einsum("ij,ij->i", pcm, pcm) / pcm.shape[1]
+    smoothed: NDArray[np.float64] = power + (now - power) * 0.1
+    return smoothed
+
+
+def _decibels(power: float) -> float:
+    return max(-96.0, 10 * math.log10(power)) if power > 0 else -96.0

@@ -1,0 +1,168 @@
+"""Transmitter: from the agent's 20 ms blocks to packets, prepared at one tick and sent at the next.
+
+Timestamps follow the tick's number, so they tell the time also over holds and pauses.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.api import Pcm
+from engine.opus import OpusEncoder
+from gateway.media import g711
+from gateway.media.messages import Address, OpusMedia, OpusPacket, RtpMedia, SendOpus
+from gateway.media.receive import codec_of
+from gateway.media.rows import L16, PACKETS
+from gateway.media.udp_wire import UdpWire
+
+HEADER = 12
+_LARGEST = HEADER + 2 * 960
+_OPUS_CLOCK = 48_000
+
+Rows = NDArray[np.intp]
+
+
+class Transmitter:
+    """All rows' outgoing audio."""
+
+    def __init__(self, count: int, wire: UdpWire, opus_complexity: int) -> None:
+        self.wire = wire
+        self.codec = np.full(count, -1, np.int64)
+        self.rate = np.zeros(count, np.int64)
+        self.clock = np.zeros(count, np.int64)
+        self.packets_sent = np.zeros(count, np.int64)
+        self.octets_sent = np.zeros(count, np.int64)
+        self.sends = np.zeros(count, np.bool_)
+        """The direction lets us send and we know where to."""
+        self.remotes: dict[int, Address] = {}
+        """Where rows send whose socket is not connected."""
+        self._directed = np.zeros(count, np.bool_)
+        self._complexity = opus_complexity
+        self._ptime = np.ones(count, np.int64)
+        self._filled = np.zeros(count, np.int64)
+        self._octets = np.zeros(count, np.int64)
+        self._sequence = np.zeros(count, np.int64)
+        self._origin = np.zeros(count, np.int64)
+        self._packet = np.zeros((count, _LARGEST), np.uint8)
+        self._encoders: dict[int, OpusEncoder] = {}
+        self._senders: dict[int, SendOpus] = {}
+        self._prepared: list[int] = []
+        self._prepared_opus: dict[int, OpusPacket] = {}
+
+    def open_rtp(self, row: int, media: RtpMedia) -> None:
+        rng = np.random.default_rng()
+        self.packets_sent[row] = self.octets_sent[row] = 0
+        self._sequence[row] = int(rng.integers(0, 1 << 15))
+        self._origin[row] = int(rng.integers(0, 1 << 31))
+        self._packet[row, 0] = 0x80
+        self.codec[row] = -1
+        self.change_rtp(row, media)
+
+    def change_rtp(self, row: int, media: RtpMedia) -> None:
+        kind, rate, clock = codec_of(media)
+        new = (kind, rate) != (self.codec[row], self.rate[row])
+        self.codec[row], self.rate[row], self.clock[row] = kind, rate, clock
+        self._ptime[row] = 1 if kind in (L16, PACKETS) else min(3, max(1, media.ptime_ms // 20))
+        self._filled[row] = 0
+        self._packet[row, 1] = media.payload_type | (0x80 if new else self._packet[row, 1] & 0x80)
+        self._packet[row, 8:12] = np.frombuffer((media.ssrc & 0xFFFF_FFFF).to_bytes(4, "big"), np.uint8)
+        self._directed[row] = media.direction.sends
+        self.point(row, media.remote)
+        if kind == PACKETS and row not in self._encoders:
+            self._encoders[row] = OpusEncoder(complexity=self._complexity)
+        if kind != PACKETS:
+            self._encoders.pop(row, None)
+
+    def point(self, row: int, remote: Address | None, connected: bool = False) -> None:
+        """Send there from now on; connected: the socket knows it already."""
+        self.remotes.pop(row, None)
+        if remote is not None and not connected:
+            self.remotes[row] = remote
+        self.sends[row] = self._directed[row] and remote is not None
+
+    def open_opus(self, row: int, media: OpusMedia, send: SendOpus) -> None:
+        self.packets_sent[row] = self.octets_sent[row] = 0
+        self.codec[row], self.rate[row], self.clock[row] = PACKETS, 24_000, _OPUS_CLOCK
+        self._encoders[row] = OpusEncoder(bitrate=media.bitrate, complexity=self._complexity)
+        self._senders[row] = send
+        self._origin[row], self.sends[row] = 0, True
+
+    def send_dtmf(self, row: int, digits: str, duration_ms: int) -> None:
+        """Queue keys to press."""
+
+    def close(self, row: int) -> None:
+        self.codec[row], self.sends[row] = -1, False
+        self._encoders.pop(row, None)
+        self._senders.pop(row, None)
+        self.remotes.pop(row, None)
+        self._prepared_opus.pop(row, None)
+        self._prepared = [other for other in self._prepared if other != row]
+
+    def send(self) -> None:
+        """What the last tick prepared."""
+        for row in self._prepared:
+            size = HEADER + int(self._octets[row])
+            if self.wire.send(row, self._packet[row, :size].data, self.remotes.get(row)):
+                self.packets_sent[row] += 1
+                self.octets_sent[row] += size - HEADER
+            self._packet[row, 1] &= 0x7F
+        self._prepared.clear()
+        by_sender: dict[int, tuple[SendOpus, list[tuple[int, OpusPacket]]]] = {}
+        for row, packet in self._prepared_opus.items():
+            sender = self._senders[row]
+            by_sender.setdefault(id(sender), (sender, []))[1].append((row, packet))
+            self.packets_sent[row] += 1
+            self.octets_sent[row] += len(packet.payload)
+        self._prepared_opus.clear()
+        for sender, packets in by_sender.values():
+            sender(packets)
+
+    def prepare(self, rows: Rows, pcm: Pcm, tick: int) -> None:
+        """(n, samples) float32 at these rows' rate, played at `tick`: into packets."""
+        kinds = self.codec[rows]
+        scaled = np.clip(np.rint(pcm * 32_768.0), -32_768, 32_767).astype(np.int16)
+        for law in (0, 1):
+            of_law = kinds == law
+            if of_law.any():
+                self._append(rows[of_law], g711.encode(scaled[of_law], law), tick)
+        linear = kinds == L16
+        if linear.any():
+            self._append(rows[linear], scaled[linear].astype(">i2").view(np.uint8), tick)
+        for i in np.flatnonzero(kinds == PACKETS).tolist():
+            self._encode(int(rows[i]), pcm[i], tick)
+
+    def _append(self, rows: Rows, octets: NDArray[np.uint8], tick: int) -> None:
+        """One more 20 ms to each row's packet; whole ones are ready to send."""
+        width = octets.shape[1]
+        first = rows[self._filled[rows] == 0]
+        self._stamp(first, tick)
+        for filled in range(3):
+            at = self._filled[rows] == filled
+            if at.any():
+                begin = HEADER + filled * width
+                self._packet[rows[at], begin : begin + width] = octets[at]
+        self._filled[rows] += 1
+        whole = rows[self._filled[rows] >= self._ptime[rows]]
+        self._octets[whole] = self._filled[whole] * width
+        self._filled[whole] = 0
+        self._prepared += whole[self.sends[whole]].tolist()
+
+    def _stamp(self, rows: Rows, tick: int) -> None:
+        self._sequence[rows] += 1
+        stamps = (self._origin[rows] + tick * (self.clock[rows] // 50)) & 0xFFFF_FFFF
+        self._packet[rows, 2:4] = (self._sequence[rows] & 0xFFFF).astype(">u2").view(np.uint8).reshape(-1, 2)
+        self._packet[rows, 4:8] = stamps.astype(">u4").view(np.uint8).reshape(-1, 4)
+
+    def _encode(self, row: int, pcm: Pcm, tick: int) -> None:
+        if not self.sends[row]:
+            return
+        payload = self._encoders[row].encode(pcm)
+        if row in self._senders:
+            stamp = (self._origin[row] + tick * 960) & 0xFFFF_FFFF
+            self._prepared_opus[row] = OpusPacket(payload, int(stamp), False)
+            return
+        self._stamp(np.array([row]), tick)
+        self._packet[row, HEADER : HEADER + len(payload)] = np.frombuffer(payload, np.uint8)
+        self._octets[row] = len(payload)
+        self._prepared.append(row)

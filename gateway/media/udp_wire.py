@@ -1,0 +1,163 @@
+"""UdpWire: the sockets of all phone legs: everything that came goes into one block of arrays a tick.
+
+Arrival times are the kernel's. It judges nothing: a row's socket is connected once the leg knows its
+peer, and from then on the kernel lets no one else in.
+"""
+
+from __future__ import annotations
+
+import logging
+import select
+import socket
+import struct
+import time
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gateway.media.messages import Address
+
+log = logging.getLogger(__name__)
+
+LARGEST = 1_500
+"""Bytes of a datagram kept; the rest of a longer one is cut."""
+BATCH = 1_024
+"""Datagrams a tick takes at first; the arrays grow to MOST."""
+MOST = 8_192
+PER_ROW = 64
+"""Datagrams a tick takes from one row, so that a flood on one call starves no other."""
+_SO_TIMESTAMPNS = 35
+_STAMP = struct.Struct("qq")
+
+
+class Arrivals(NamedTuple):
+    """Datagrams in the order they were read."""
+
+    rows: NDArray[np.int64]  # (k,)
+    data: NDArray[np.uint8]  # (k, LARGEST)
+    sizes: NDArray[np.int64]  # (k,)
+    arrivals: NDArray[np.float64]  # (k,) seconds of the monotonic clock
+    sources: list[Address | None]
+    """None where the socket is connected."""
+
+
+class UdpWire:
+    """Sockets by row. One thread."""
+
+    def __init__(self, count: int, kernel_times: bool = True) -> None:
+        """kernel_times: ask the kernel when a datagram came; without, it came when the tick was due."""
+        self._sockets: list[socket.socket | None] = [None] * count
+        self._connected = [False] * count
+        self._rows_by_fd: dict[int, int] = {}
+        self._epoll = select.epoll()
+        self._kernel_times = kernel_times
+        self._data = np.zeros((BATCH, LARGEST), np.uint8)
+        self.send_errors = 0
+
+    def open(self, row: int, sock: socket.socket) -> None:
+        """Take the row's socket over."""
+        sock.setblocking(False)
+        if self._kernel_times:
+            sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+        self._sockets[row], self._connected[row] = sock, False
+        self._rows_by_fd[sock.fileno()] = row
+        self._epoll.register(sock.fileno(), select.EPOLLIN)
+
+    def close(self, row: int) -> None:
+        sock = self._sockets[row]
+        if sock is None:
+            return
+        self._epoll.unregister(sock.fileno())
+        del self._rows_by_fd[sock.fileno()]
+        self._sockets[row] = None
+        sock.close()
+
+    def close_all(self) -> None:
+        for row in range(len(self._sockets)):
+            self.close(row)
+        self._epoll.close()
+
+    def connect(self, row: int, remote: Address) -> bool:
+        """From now on speak with this peer alone; False where the system refuses the address."""
+        sock = self._sockets[row]
+        if sock is None:
+            return False
+        try:
+            sock.connect(remote)
+        except OSError as error:
+            log.warning("row %d: a peer's address cannot be used (%s)", row, error.strerror)
+            return False
+        self._connected[row] = True
+        return True
+
+    def disconnect(self, row: int) -> None:
+        """Hear anyone again."""
+        sock = self._sockets[row]
+        if sock is not None and self._connected[row]:
+            _dissolve(sock)
+            self._connected[row] = False
+
+    def send(self, row: int, data: bytes | memoryview, remote: Address | None = None) -> bool:
+        """One datagram to the connected peer, or to `remote`. Never blocks; False if it was not sent."""
+        sock = self._sockets[row]
+        if sock is None:
+            return False
+        try:
+            if remote is None:
+                sock.send(data)
+            else:
+                sock.sendto(data, remote)
+        except OSError:
+            # Full buffer, or the peer's port unreachable: a lost packet, as any other.
+            self.send_errors += 1
+            return False
+        return True
+
+    def receive(self, now: float) -> Arrivals:
+        """All that came, at most MOST datagrams; `now` is the tick's time."""
+        rows: list[int] = []
+        sizes: list[int] = []
+        arrivals: list[float] = []
+        sources: list[Address | None] = []
+        offset = time.monotonic() - time.time() if self._kernel_times else 0.0
+        for fd, _ in self._epoll.poll(0, len(self._sockets) or 1):
+            row = self._rows_by_fd[fd]
+            sock = self._sockets[row]
+            for _ in range(PER_ROW):
+                if sock is None or len(rows) >= MOST:
+                    break
+                got = self._read(sock, len(rows))
+                if got is None:
+                    break
+                size, stamp, source = got
+                rows.append(row)
+                sizes.append(size)
+                arrivals.append(stamp + offset if self._kernel_times else now)
+                sources.append(None if self._connected[row] else source)
+        numbers, lengths = np.array(rows, np.int64), np.array(sizes, np.int64)
+        return Arrivals(numbers, self._data[: len(rows)], lengths, np.array(arrivals), sources)
+
+    def _read(self, sock: socket.socket, at: int) -> tuple[int, float, Address] | None:
+        if at >= len(self._data):
+            self._data = np.concatenate([self._data, np.zeros_like(self._data)])
+        try:
+            size, notes, _, source = sock.recvmsg_into([self._data[at]], 64)
+        except OSError:
+            # Nothing left, or an ICMP error of an earlier send: the socket stays good.
+            return None
+        stamp = 0.0
+        for level, kind, value in notes:
+            if level == socket.SOL_SOCKET and kind == _SO_TIMESTAMPNS:
+                seconds, nanoseconds = _STAMP.unpack(value)
+                stamp = seconds + nanoseconds * 1e-9
+        return size, stamp or time.time(), (source[0], source[1]) if source else ("", 0)
+
+
+def _dissolve(sock: socket.socket) -> None:
+    """Undo connect(): AF_UNSPEC, which Python's connect() cannot say."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    unspecified = (ctypes.c_char * 16)()
+    libc.connect(sock.fileno(), unspecified, 16)
