@@ -65,9 +65,7 @@ def parse_challenge(value: str) -> Challenge | None:
     if offered and qop is None:
         return None
     stale = params.get("stale", "").lower() == "true"
-    return Challenge(
-        params.get("realm", ""), params["nonce"], params.get("opaque"), algorithm, qop, stale
-    )
+    return Challenge(params.get("realm", ""), params["nonce"], params.get("opaque"), algorithm, qop, stale)
 
 
 def digest_response(

@@ -197,9 +197,9 @@ class OutgoingCall(SipCall):
         dialog = self._refused[tag] = self._dialog_of(response)
         acknowledge(self.core, dialog, response, self._invite.request)
         bye = dialog.request(self.core, "BYE")
-        ClientRequest(
-            self.core, bye, dialog.next_hop(), Unheard(), dialog.next_seq, self.credentials
-        ).start(now)
+        ClientRequest(self.core, bye, dialog.next_hop(), Unheard(), dialog.next_seq, self.credentials).start(
+            now
+        )
         if self.dialog is None:
             self._forget(now)
 

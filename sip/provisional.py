@@ -17,9 +17,7 @@ _RACK = re.compile(r"(\d{1,10})\s+(\d{1,10})\s+(\S+)\Z")
 class ReliableProvisionals:
     """The callee's side: one unacknowledged answer at a time, the next waits (§3)."""
 
-    def __init__(
-        self, core: Core, transaction: ServerTransaction, unheard: Callable[[float], None]
-    ) -> None:
+    def __init__(self, core: Core, transaction: ServerTransaction, unheard: Callable[[float], None]) -> None:
         self._core = core
         self._transaction = transaction
         self._unheard = unheard

@@ -1,5 +1,7 @@
 """Parsing: round trips, truncation at every byte, and garbage that gets its own error only."""
 
+import contextlib
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -42,10 +44,8 @@ def test_a_message_cut_anywhere_is_malformed(end: int) -> None:
 
 @given(st.binary(max_size=300))
 def test_garbage_is_malformed_and_nothing_else(data: bytes) -> None:
-    try:
+    with contextlib.suppress(PeerError):
         check_message(parse_message(data))
-    except PeerError:
-        pass
 
 
 @settings(max_examples=300)
@@ -104,7 +104,7 @@ def test_header_count_and_size_are_bounded() -> None:
         (b"Call-ID: call-1@peer\r\n", b""),
         (b"To: <sip:moshi@192.0.2.10>", b"To: <sip:a@b>\r\nTo: <sip:c@d>"),
         (b"Max-Forwards: 70", b"Max-Forwards: 256"),
-        (b"From: \"Ann\"", b"From: \"Ann"),
+        (b'From: "Ann"', b'From: "Ann'),
         (b"Via: SIP/2.0/UDP 198.51.100.20:5070", b"Via: SIP/2.0/UDP :5070"),
         (b"INVITE sip:moshi@192.0.2.10:5060 ", b"INVITE <sip:moshi@192.0.2.10:5060> "),
     ],
@@ -163,10 +163,8 @@ def test_a_broken_name_addr_is_malformed(text: str) -> None:
 @given(st.text(max_size=60))
 def test_no_text_breaks_the_header_parsers(text: str) -> None:
     for parse in (parse_name_addr, parse_cseq, parse_via, split_list, lambda t: parse_params(t.split(";"))):
-        try:
+        with contextlib.suppress(PeerError):
             parse(text)
-        except PeerError:
-            pass
 
 
 def test_lists_split_outside_of_quotes_and_angles() -> None:
@@ -221,10 +219,8 @@ def test_an_unknown_scheme_is_416() -> None:
 @given(st.text(max_size=80))
 def test_any_text_is_a_uri_or_its_error(text: str) -> None:
     for candidate in (text, "sip:" + text, "tel:" + text):
-        try:
+        with contextlib.suppress(MalformedUri, UnknownScheme):
             assert parse_uri(str(parse_uri(candidate))) == parse_uri(candidate)
-        except (MalformedUri, UnknownScheme):
-            pass
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""Calls that come in: every answer, retransmission and race of the server's side, with time as an argument."""
+"""Calls that come in: every answer, retransmission and race of the server's side; time as an argument."""
+
+import itertools
 
 import pytest
 
@@ -37,7 +39,11 @@ def test_an_invite_is_trying_at_once_and_offered_with_everything_it_says() -> No
     assert peer.codes() == [100]
     event = peer.agent.one(CallOffered)
     assert (event.call, event.request_uri) == (call, "sip:moshi@192.0.2.10:5060")
-    assert (event.caller.user, event.caller.host, event.caller.display_name) == ("ann", "198.51.100.20", "Ann")
+    assert (event.caller.user, event.caller.host, event.caller.display_name) == (
+        "ann",
+        "198.51.100.20",
+        "Ann",
+    )
     assert event.offer == OFFER and event.source == peer.address and event.transport == "udp"
     assert event.header("diversion") == "<sip:x@y>;reason=no-answer" and event.header("x-id") == "7"
 
@@ -106,7 +112,7 @@ def test_the_487_is_resent_until_its_ack_and_no_longer_than_64_t1() -> None:
     peer.take()
     peer.wait(100)
     times = [at for at, data, _ in peer.raw if b" 487 " in data[:20]]
-    assert [round(b - a, 1) for a, b in zip(times, times[1:], strict=False)] == [0.5, 1, 2] + [4] * 7
+    assert [round(b - a, 1) for a, b in itertools.pairwise(times)] == [0.5, 1, 2] + [4] * 7
     assert forgotten(peer)
 
 
@@ -136,7 +142,7 @@ def test_cancel_on_the_heels_of_its_invite_ends_the_call_before_the_owner_looks(
 
 def test_bye_ends_the_call_once_and_its_retransmission_is_answered() -> None:
     peer, _, tag = answered_call()
-    bye = request("BYE", branch="z9hG4bK-b", to_tag=tag, cseq=2, extra='Reason: Q.850;cause=16\r\n')
+    bye = request("BYE", branch="z9hG4bK-b", to_tag=tag, cseq=2, extra="Reason: Q.850;cause=16\r\n")
     peer.deliver(bye)
     peer.deliver(bye)
     assert peer.codes() == [200, 200]
@@ -232,7 +238,9 @@ def test_options_tells_what_we_can_and_503_while_full_or_draining() -> None:
     peer.deliver(request("OPTIONS"))
     answer = peer.response()
     assert answer.code == 200
-    assert {"INVITE", "ACK", "BYE", "CANCEL", "OPTIONS"} <= {w.upper() for w in answer.headers.tokens("allow")}
+    assert {"INVITE", "ACK", "BYE", "CANCEL", "OPTIONS"} <= {
+        w.upper() for w in answer.headers.tokens("allow")
+    }
     assert "application/sdp" in answer.headers.tokens("accept") and answer.headers.get("supported")
     peer.deliver(request(branch="z9hG4bK-2"))
     peer.take()
@@ -317,7 +325,8 @@ def test_garbage_is_counted_and_nothing_else() -> None:
 def test_a_stray_ack_or_response_is_counted() -> None:
     peer = Script(Agent())
     peer.deliver(request("ACK", to_tag="x", body=None))
-    peer.deliver(b"SIP/2.0 200 OK\r\nVia: SIP/2.0/UDP 192.0.2.10;branch=z9hG4bKno\r\nFrom: <sip:a@b>;tag=1\r\n"
+    peer.deliver(b"SIP/2.0 200 OK\r\nVia: SIP/2.0/UDP 192.0.2.10;branch=z9hG4bKno\r\n"
+        b"From: <sip:a@b>;tag=1\r\n"
                  b"To: <sip:a@b>;tag=2\r\nCall-ID: x\r\nCSeq: 1 INVITE\r\n\r\n")  # fmt: skip
     assert peer.take() == [] and peer.agent.ua.counters.stray == 2
 
@@ -342,7 +351,9 @@ def test_received_and_rport_are_filled_in() -> None:
     assert peer.raw[0][2][:2] == ("203.0.113.5", 6000)
 
 
-ROUTES = "Record-Route: <sip:p2.example;lr>, <sip:p1.example;lr>\r\nRecord-Route: <sip:p0.example:5062;lr>\r\n"
+ROUTES = (
+    "Record-Route: <sip:p2.example;lr>, <sip:p1.example;lr>\r\nRecord-Route: <sip:p0.example:5062;lr>\r\n"
+)
 
 
 def test_record_route_is_echoed_and_kept_in_order_for_our_requests() -> None:
@@ -448,7 +459,9 @@ def test_hold_and_resume_five_times(hold: bytes, direction: bytes, method: str) 
 
 def test_codec_and_address_may_change_in_mid_call() -> None:
     peer, _, tag = answered_call()
-    peer.deliver(reinvite(tag, 2, OFFER.replace(b" 0 8 101", b" 8").replace(b"198.51.100.20", b"203.0.113.77")))
+    peer.deliver(
+        reinvite(tag, 2, OFFER.replace(b" 0 8 101", b" 8").replace(b"198.51.100.20", b"203.0.113.77"))
+    )
     assert b"m=audio 40000 RTP/AVP 8\r\n" in peer.response().body
     media = peer.agent.one(MediaChanged).media
     assert (media.codec, media.remote_host, media.dtmf_payload_type) == ("PCMA", "203.0.113.77", None)
@@ -509,7 +522,9 @@ def test_a_reinvite_while_ours_is_open_is_491() -> None:
     for cseq, method in ((2, "INVITE"), (3, "UPDATE")):
         peer.deliver(reinvite(tag, cseq, OFFER, method))
         assert peer.response().code == 491
-    assert ours.headers.get("to", ) and not peer.agent.of(CallEnded)
+    assert ours.headers.get(
+        "to",
+    ) and not peer.agent.of(CallEnded)
 
 
 def test_a_request_before_our_final_answer_is_500_with_retry_after() -> None:
