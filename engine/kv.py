@@ -113,7 +113,7 @@ class PagedCache:
         """Look back less, so that the slot holds at most `pages` (2 or more). Returns pages let go."""
         pages = max(2, pages)
         before = self.slot_pages(slot)
-        self.window[slot] = min(self.window[slot], max(PAGE, (pages - 1) * PAGE - self.history + 1))
+        self.window[slot] = min(self.window[slot], max(1, (pages - 1) * PAGE - self.history + 1))
         self._let_go(slot, int(self.frames[slot]))
         return before - self.slot_pages(slot)
 

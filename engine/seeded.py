@@ -12,7 +12,7 @@ import io
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +51,6 @@ _WORDS = (
     "some take than thank that the their them then there they this time to two up use was water way "
     "we week were what when where which who will with word would write yes you your please sorry help "
     "order table today tomorrow morning evening "
-)
-_KEYS = set(
-    ["dim", "num_heads", "num_layers", "hidden_scale", "gating", "norm", "context", "max_period", "positional_embedding", "text_card", "n_q", "dep_q", "existing_text_padding_id", "card", "depformer_dim", "depformer_dim_feedforward", "depformer_num_heads", "delays", "depformer_num_layers", "depformer_gating", "depformer_multi_linear", "depformer_weights_per_step", "depformer_pos_emb"]
 )
 
 
@@ -152,7 +149,7 @@ def write_tokenizer(path: Path, size: int) -> None:
 
 def lm_json(config: LMConfig) -> dict[str, Any]:
     """The keys Kyutai's own loader understands."""
-    plain = {entry.name: getattr(config, entry.name) for entry in fields(config) if entry.name in _KEYS}
+    plain = {key: value for key, value in asdict(config).items() if value is not None}
     return plain | {"delays": list(config.delays), "causal": True, "layer_scale": None}
 
 
