@@ -103,7 +103,8 @@ class Bench:
     def now(self) -> float:
         return self.step_number * 0.02
 
-    def media(self, phone: Phone, **changes: object) -> RtpMedia:
+    @staticmethod
+    def media(phone: Phone, **changes: object) -> RtpMedia:
         codec = ("PCMU", "PCMA")[phone.law]
         wanted = {"codec": codec, "payload_type": phone.law * 8, "ssrc": 77, "dtmf_payload_type": 101}
         wanted["remote"] = phone.sock.getsockname()

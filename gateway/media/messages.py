@@ -123,6 +123,8 @@ class MediaStats:
     resynced: int = 0
     """Changes of SSRC, timestamp jumps and overflows that started the buffer anew."""
     concealed_samples: int = 0
+    recovered_samples: int = 0
+    """Of lost packets, decoded from the FEC of the next (Opus)."""
     stretched_samples: int = 0
     """Put in by time-scaling, to gain delay."""
     squeezed_samples: int = 0

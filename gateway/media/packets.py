@@ -145,6 +145,7 @@ class PacketDecoder:
             return
         if pcm is not None:
             store(self._r, self._row, first - gap, _int16(pcm[len(pcm) - gap :]))
+            self._r.recovered[self._row] += gap
 
     def _invent(self, count: int) -> None:
         """Lay the codec's concealment ready for the next `count` samples the row will invent."""

@@ -255,6 +255,7 @@ class RowAudio:
             rejected=int(r.rejected[row]),
             resynced=int(r.resynced[row]),
             concealed_samples=round(int(r.concealed[row]) * wide),
+            recovered_samples=round(int(r.recovered[row]) * wide),
             stretched_samples=round(int(r.stretched[row]) * wide),
             squeezed_samples=round(int(r.squeezed[row]) * wide),
             jitter_ms=float(r.jitter[row]) * 1000 / clock,

@@ -126,6 +126,7 @@ class ReceiveRows(NamedTuple):
     rejected: I64
     resynced: I64
     concealed: I64
+    recovered: I64
     squeezed: I64
     stretched: I64
 

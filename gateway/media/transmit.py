@@ -108,14 +108,13 @@ class Transmitter:
                 self.octets_sent[row] += size - HEADER
             self._packet[row, 1] &= 0x7F
         self._prepared.clear()
-        by_sender: dict[int, tuple[SendOpus, list[tuple[int, OpusPacket]]]] = {}
+        by_sender: dict[SendOpus, list[tuple[int, OpusPacket]]] = {}
         for row, packet in self._prepared_opus.items():
-            sender = self._senders[row]
-            by_sender.setdefault(id(sender), (sender, []))[1].append((row, packet))
+            by_sender.setdefault(self._senders[row], []).append((row, packet))
             self.packets_sent[row] += 1
             self.octets_sent[row] += len(packet.payload)
         self._prepared_opus.clear()
-        for sender, packets in by_sender.values():
+        for sender, packets in by_sender.items():
             sender(packets)
 
     def prepare(self, rows: Rows, pcm: Pcm, tick: int) -> None:
