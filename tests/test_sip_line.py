@@ -1,0 +1,201 @@
+"""A phone's call through user agent, switchboard, echo engine and media plane, stepped by hand."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from engine.api import Persona, SlotEnded
+from gateway.legs.rtp_ports import RtpPorts
+from gateway.legs.sip import SipLine, SipLineSettings
+from gateway.media.messages import RtpTimedOut
+from gateway.switchboard import Offer, Refused, Switchboard
+from sip.message import Request, Response, parse_message
+from tests.phone import Bench
+from tests.sip_wire import OFFER, Agent, Script, request
+
+
+@dataclass
+class Shell:
+    """In the endpoint's place: carries events to the line, and bytes to the scripted phone."""
+
+    script: Script
+    line: SipLine | None = None
+    seen: int = 0
+    transmitted: int = 0
+    events: list[object] = field(default_factory=list)
+
+    def transmit(self) -> None:
+        self.transmitted += 1
+        while (event := self.script.agent.ua.next_event()) is not None:
+            self.events.append(event)
+            assert self.line is not None
+            self.line.receive(event)
+        for data, _ in self.script.agent.ua.datagrams_to_send(self.script.now):
+            self.script.sent.append(parse_message(data))
+
+
+@dataclass
+class House:
+    bench: Bench
+    script: Script
+    shell: Shell
+    line: SipLine
+    switchboard: Switchboard
+
+    def phone_says(self, message: bytes) -> None:
+        self.script.agent.ua.receive_datagram(message, self.script.address, self.script.now, "udp")
+        self.shell.transmit()
+
+    async def settle(self) -> None:
+        """Let tasks run, the plane tick, and its events arrive."""
+        for _ in range(8):
+            await asyncio.sleep(0)
+            self.bench.plane.tick(self.bench.now)
+            self.bench.step_number += 1
+            self.bench.engine.run_due(self.bench.now)
+            self.switchboard.deliver_media_events()
+            self.shell.transmit()
+
+    def final(self) -> Response:
+        found = [m for m in self.script.sent if isinstance(m, Response) and m.code >= 200]
+        self.script.sent.clear()
+        assert len(found) == 1, found
+        return found[0]
+
+    def requests(self, method: str) -> list[Request]:
+        return [m for m in self.script.sent if isinstance(m, Request) and m.method == method]
+
+
+@pytest.fixture
+async def house() -> AsyncIterator[House]:
+    bench = Bench(count=2)
+    agent = Agent()
+    script = Script(agent)
+    shell = Shell(script)
+    personas = {"default": Persona(), "anna": Persona("anna")}
+    switchboard = Switchboard(bench.engine, bench.plane, personas)
+    settings = SipLineSettings(public_host="192.0.2.10", routes={"100": "anna"}, clock=lambda: script.now)
+    line = SipLine(switchboard, agent.ua, shell, RtpPorts("127.0.0.1"), settings)
+    shell.line = line
+    yield House(bench, script, shell, line, switchboard)
+    for call in list(switchboard.calls.values()):
+        call.end_soon("gateway", "the test is over")
+    house_ = House(bench, script, shell, line, switchboard)
+    await house_.settle()
+
+
+def ack(answer: Response, **kind: object) -> bytes:
+    tag = str(answer.to).split("tag=")[1]
+    return request("ACK", branch="z9hG4bK-ack", to_tag=tag, body=None, **kind)  # type: ignore[arg-type]
+
+
+def bye(answer: Response) -> bytes:
+    tag = str(answer.to).split("tag=")[1]
+    return request("BYE", branch="z9hG4bK-bye", to_tag=tag, cseq=2, body=None)
+
+
+async def test_an_offered_call_is_answered_and_its_row_starts_with_the_ack(house: House) -> None:
+    house.phone_says(request())
+    await house.settle()
+    answer = house.final()
+    assert answer.code == 200 and b"m=audio" in answer.body
+    (call,) = house.switchboard.calls.values()
+    assert call.leg_kind == "sip" and call.answered_at is None
+    house.phone_says(ack(answer))
+    assert call.answered_at is not None
+    house.phone_says(bye(answer))
+    await house.settle()
+    assert house.final().code == 200
+    assert call.ended.is_set() and call.ended_by == "caller" and not house.switchboard.calls
+    assert call.final_stats is not None
+    assert house.bench.engine.capacity().used == 0
+
+
+async def test_a_caller_beyond_the_last_slot_hears_503_with_retry_after_at_once(house: House) -> None:
+    for number in range(3):
+        house.phone_says(request(call_id=f"call-{number}", branch=f"z9hG4bK-{number}"))
+        await house.settle()
+        answer = house.final()
+        if number < 2:
+            assert answer.code == 200
+    assert answer.code == 503 and int(answer.headers.get("retry-after") or 0) >= 1
+    assert house.switchboard.refused == {503: 1}
+
+
+async def test_a_refused_description_gives_the_slot_back(house: House) -> None:
+    house.phone_says(request(body=OFFER.replace(b"RTP/AVP 0 8 101", b"RTP/AVP 18")))
+    await house.settle()
+    assert house.final().code == 488
+    assert not house.switchboard.calls and house.bench.engine.capacity().used == 0
+
+
+async def test_a_caller_who_cancels_while_the_slot_opens_leaves_nothing_behind(house: House) -> None:
+    house.phone_says(request())
+    house.phone_says(request("CANCEL", body=None))
+    await house.settle()
+    codes = sorted(m.code for m in house.script.sent if isinstance(m, Response) and m.code >= 200)
+    assert codes == [200, 487]
+    assert not house.switchboard.calls and house.bench.engine.capacity().used == 0
+
+
+async def test_a_caller_who_falls_silent_is_hung_up_and_his_slot_is_free(house: House) -> None:
+    house.phone_says(request())
+    await house.settle()
+    house.phone_says(ack(house.final()))
+    (call,) = house.switchboard.calls.values()
+    assert call.media_number is not None
+    call.deliver(RtpTimedOut(call.row, call.media_number, 0, 20.0))
+    await house.settle()
+    assert len(house.requests("BYE")) == 1
+    assert call.ended_by == "gateway" and house.bench.engine.capacity().used == 0
+
+
+async def test_an_engine_that_ends_the_slot_ends_the_call_with_a_bye(house: House) -> None:
+    house.phone_says(request())
+    await house.settle()
+    house.phone_says(ack(house.final()))
+    (call,) = house.switchboard.calls.values()
+    call.deliver(SlotEnded("the remote is gone"))
+    await house.settle()
+    assert len(house.requests("BYE")) == 1 and call.ended_by == "engine"
+
+
+async def test_the_called_number_chooses_the_persona(house: House) -> None:
+    house.phone_says(request().replace(b"To: <sip:moshi@", b"To: <sip:100@"))
+    await house.settle()
+    (call,) = house.switchboard.calls.values()
+    assert call.persona.name == "anna"
+
+
+async def test_a_slot_serves_the_next_caller_on_the_same_row(house: House) -> None:
+    rows = []
+    for number in range(4):
+        house.phone_says(request(call_id=f"call-{number}", branch=f"z9hG4bK-{number}"))
+        await house.settle()
+        answer = house.final()
+        assert answer.code == 200
+        (call,) = house.switchboard.calls.values()
+        rows.append(call.row)
+        house.phone_says(ack(answer, call_id=f"call-{number}"))
+        call.end_soon("agent", "done")
+        await house.settle()
+        house.script.sent.clear()
+        assert call.ended.is_set()
+    assert len(rows) == 4
+
+
+async def test_draining_refuses_newcomers_and_ends_who_is_left(house: House) -> None:
+    house.phone_says(request())
+    await house.settle()
+    house.phone_says(ack(house.final()))
+    draining = asyncio.ensure_future(house.switchboard.drain(0.0))
+    await house.settle()
+    assert await draining == 1
+    with pytest.raises(Refused) as refused:
+        await house.switchboard.admit(Offer("sip"))
+    assert refused.value.code == 503 and refused.value.retry_after_s
+    await house.settle()
