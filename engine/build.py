@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import engine.model.mimi
+import engine.model.tiny_codec
 from engine.api import EngineError
 from engine.checkpoint import Checkpoint, CheckpointError
 from engine.generation import Generator
@@ -33,6 +34,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 _KV_DTYPES = _DTYPES | {"float8": torch.float8_e4m3fn}
 _MIMI_CARD, _MIMI_CODEBOOKS = 2048, 8
 engine.model.mimi.register()
+engine.model.tiny_codec.register()
 
 
 class OutOfMemory(EngineError):

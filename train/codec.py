@@ -1,0 +1,159 @@
+"""The acoustic half of the tiny codec: residual codebooks and decoder, trained on the agent's voice.
+
+    python -m train.codec --state DIR --stage acoustic --minutes 15   # tower, codebooks 2-8 and decoder
+    python -m train.codec --state DIR --stage decoder --minutes 20    # the decoder alone: codes stay as they are
+
+The second stage needs train.semantic's codebook 1 and may run while a language model is in use, because
+it changes no code. Only the agent is ever decoded, so her voice is nearly all the decoder learns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from engine.model.tiny_codec import DELAY, FRAME, TinyNet, log_mel, mel_bank
+from train.data import AgentStore
+from train.loop import Loop, log, prepare
+from train.rvq import RvqTrainer
+
+FRAMES = 26
+"""Length of one training excerpt: 2.1 s."""
+BATCH = 8
+RESOLUTIONS = ((512, 128, 40), (1024, 256, 64), (2048, 512, 80))
+
+
+class SpectralLoss(nn.Module):
+    """Log-mel, log-magnitude and spectral convergence distances at three resolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for size, _, bands in RESOLUTIONS:
+            self.register_buffer(f"bank{size}", mel_bank(bands, 0, 12_000, bins=size // 2 + 1))
+            self.register_buffer(f"window{size}", torch.hann_window(size))
+
+    def forward(self, made: Tensor, wanted: Tensor) -> Tensor:
+        total = made.new_zeros(())
+        for size, hop, _ in RESOLUTIONS:
+            window, bank = getattr(self, f"window{size}"), getattr(self, f"bank{size}")
+            a = self._magnitudes(made, size, hop, window)
+            with torch.no_grad():
+                b = self._magnitudes(wanted, size, hop, window)
+            mels = [torch.log10(x.transpose(1, 2) @ bank + 2e-5) for x in (a, b)]
+            logs = [torch.log10(x + 2e-5) for x in (a, b)]
+            total = total + 3 * functional.l1_loss(*mels) + 0.5 * functional.l1_loss(*logs)
+            total = total + 0.5 * ((a - b) ** 2).sum().sqrt() / ((b**2).sum().sqrt() + 1e-2)
+        return total / len(RESOLUTIONS)
+
+    @staticmethod
+    def _magnitudes(pcm: Tensor, size: int, hop: int, window: Tensor) -> Tensor:
+        """(B, bins, frames) in amplitude units."""
+        parts = torch.view_as_real(torch.stft(pcm, size, hop, size, window, return_complex=True))
+        power = parts.square().sum(-1)
+        return torch.sqrt(power + 1e-8) * (2 / window.sum())
+
+
+class AgentExcerpts:
+    """Excerpts of the agent's stream: lines with silences around them, as the call will have them."""
+
+    def __init__(self, store: AgentStore, seed: int) -> None:
+        self.rng = random.Random(seed)
+        lines = [store.pcm(line) for line in store.lines.values()]
+        others = [store.samples[at : at + length] for at, length in store.others]
+        self.lines, self.others = ([torch.from_numpy(x.copy()) for x in group] for group in (lines, others))
+
+    def batch(self) -> Tensor:
+        return torch.stack([self._excerpt() for _ in range(BATCH)])
+
+    def _excerpt(self) -> Tensor:
+        size = FRAMES * FRAME
+        line = self.rng.choice(self.others if self.rng.random() < 0.15 else self.lines)
+        start = self.rng.randint(-size // 3, max(1, len(line) - size // 2))
+        start -= start % FRAME if self.rng.random() < 0.7 else 0
+        out = torch.zeros(size)
+        part = line[max(0, start) : start + size]
+        out[max(0, -start) : max(0, -start) + len(part)] = part
+        return out
+
+
+def aligned_loss(loss: SpectralLoss, made: Tensor, wanted: Tensor) -> Tensor:
+    """The decoder is DELAY samples late: compare what overlaps."""
+    return loss(made[:, DELAY:], wanted[:, : wanted.shape[1] - DELAY])
+
+
+class AcousticStage(nn.Module):
+    """What is saved: the whole net and the averages of codebooks 2 to 8."""
+
+    def __init__(self, net: TinyNet) -> None:
+        super().__init__()
+        self.net = net
+        self.rvq = RvqTrainer(net.codebook[1:])
+
+    def forward(self, pcm: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, n) -> decoded (B, n), commitment. Codebook 1 is silent: it is trained elsewhere."""
+        mel = log_mel(self.net.magnitudes(pcm), self.net.acoustic_bank)
+        keep = torch.where(torch.rand(len(pcm)) < 0.8, 7, torch.randint(2, 8, (len(pcm),)))
+        detail, _, commitment = self.rvq(self.net.acoustic(mel), keep if self.training else None)
+        return self.net.decoder(torch.zeros_like(detail), detail), commitment
+
+
+def train_acoustic(state: Path, minutes: float, seed: int = 1) -> None:
+    stage, loss, excerpts = AcousticStage(TinyNet()), SpectralLoss(), AgentExcerpts(AgentStore(state), seed)
+    learnt = [*stage.net.acoustic.parameters(), *stage.net.decoder.parameters()]
+    loop = Loop(
+        state / "acoustic.pt",
+        stage,
+        torch.optim.AdamW(learnt, betas=(0.8, 0.99), weight_decay=1e-3),
+        minutes,
+        1.5e-3,
+    )
+    while loop.running:
+        pcm = excerpts.batch()
+        made, commitment = stage(pcm)
+        loop.step({"spectral": aligned_loss(loss, made, pcm), "commitment": 0.2 * commitment})
+        if loop.steps % 100 == 0 or loop.steps == 10:
+            loop.report()
+
+
+def train_decoder(state: Path, codec: Path, minutes: float, seed: int = 2) -> None:
+    """Refine the decoder of `codec` (a TinyNet state dict) on the codes the language model will give."""
+    net = TinyNet()
+    net.load_state_dict(torch.load(codec, weights_only=True))
+    loss, excerpts = SpectralLoss(), AgentExcerpts(AgentStore(state), seed)
+    optimiser = torch.optim.AdamW(net.decoder.parameters(), betas=(0.8, 0.99), weight_decay=1e-3)
+    loop = Loop(state / "decoder.pt", net.decoder, optimiser, minutes, 1e-3)
+    while loop.running:
+        pcm = excerpts.batch()
+        with torch.no_grad():
+            codes = net.encode(pcm)
+        loop.step({"spectral": aligned_loss(loss, net.decode(codes), pcm)})
+        if loop.steps % 100 == 0 or loop.steps == 10:
+            loop.report()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--state", type=Path, required=True)
+    parser.add_argument("--stage", choices=("acoustic", "decoder"), required=True)
+    parser.add_argument(
+        "--codec", type=Path, help="TinyNet state dict for --stage decoder (default STATE/codec.pt)"
+    )
+    parser.add_argument("--minutes", type=float, default=15.0)
+    chosen = parser.parse_args()
+    prepare(1)
+    if chosen.stage == "acoustic":
+        train_acoustic(chosen.state, chosen.minutes)
+    else:
+        train_decoder(chosen.state, chosen.codec or chosen.state / "codec.pt", chosen.minutes)
+    log.info("done")
+
+
+if __name__ == "__main__":
+    main()

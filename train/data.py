@@ -1,0 +1,196 @@
+"""Data: renders every voice once and keeps it as two arrays with an index.
+
+    python -m train.data --state DIR [--per-phrase 8] [--fallback 3000]
+
+Callers are kept at 8 kHz int16 (nothing of a telephone's band is lost), the agent at 24 kHz float32.
+A part that is on disk is not rendered again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from train import receptionist as script
+from train.voices import (
+    AGENT_VOICE,
+    HELD_OUT,
+    Manner,
+    random_manner,
+    speak,
+    speak_phones,
+    trimmed,
+    word_starts,
+)
+
+CALLER_RATE = 8_000
+AGENT_RATE = 24_000
+SLOW_STRETCH = 1.35
+BACKCHANNEL_PHONES = "pau m m hh m m pau"
+OTHER_TEXT = 160
+"""Sentences in the agent's voice that she never says in a call, so that the codec is more than a table."""
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """One caller's utterance: columns [at, at + length) of the 8 kHz store."""
+
+    at: int
+    length: int
+    intent: int
+    words: str
+    voice: str
+    seen_phrasing: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One of the agent's canned sentences: samples of the 24 kHz store and where its words begin."""
+
+    name: str
+    text: str
+    at: int
+    length: int
+    starts: tuple[float, ...]
+
+
+class CallerStore:
+    """All utterances of one split in memory order; `pcm(u)` gives float32 at 8 kHz."""
+
+    def __init__(self, state: Path, split: str) -> None:
+        self.samples: NDArray[np.int16] = np.load(state / f"callers-{split}.npy", mmap_mode="r")
+        rows = json.loads((state / f"callers-{split}.json").read_text())
+        self.utterances = [Utterance(**row) for row in rows]
+
+    def pcm(self, said: Utterance) -> NDArray[np.float32]:
+        return self.samples[said.at : said.at + said.length].astype(np.float32) / 32768.0
+
+
+class AgentStore:
+    """The canned lines by name, and other sentences in the same voice."""
+
+    def __init__(self, state: Path) -> None:
+        self.samples: NDArray[np.float32] = np.load(state / "agent.npy")
+        index = json.loads((state / "agent.json").read_text())
+        self.lines = {row["name"]: Line(**{**row, "starts": tuple(row["starts"])}) for row in index["lines"]}
+        self.others: list[tuple[int, int]] = [(at, length) for at, length in index["others"]]
+
+    def pcm(self, line: Line) -> NDArray[np.float32]:
+        return self.samples[line.at : line.at + line.length]
+
+
+Job = tuple[str, int, str, bool, Manner]  # split, intent, phrase, seen, manner
+
+
+def caller_jobs(per_phrase: int, fallback: int, rng: random.Random) -> Iterator[Job]:
+    """What to render: training voices over training phrasings, and the held-out voices over both kinds."""
+    for index, intent in enumerate(script.INTENTS):
+        seen = (
+            script.phrasings(intent, False) if intent != script.FALLBACK else script.fallback_phrasings(False)
+        )
+        held = (
+            script.phrasings(intent, True) if intent != script.FALLBACK else script.fallback_phrasings(True)
+        )
+        count = fallback if intent == script.FALLBACK else max(per_phrase * len(seen), 25 * per_phrase)
+        odd = min(len(seen), 64)
+        for n in range(count):
+            pick = rng.choice(seen[:odd] if intent == script.FALLBACK and n % 3 == 0 else seen)
+            lead = rng.choice(script.LEAD_INS) + " " if rng.random() < 0.2 else ""
+            yield "train", index, lead + pick, True, random_manner(rng)
+        for voice in HELD_OUT:
+            for phrase in rng.sample(seen[:odd], min(2, odd)):
+                yield "test", index, phrase, True, _held_manner(voice, rng)
+            for phrase in rng.sample(held, min(2, len(held))):
+                yield "test", index, phrase, False, _held_manner(voice, rng)
+
+
+def _held_manner(voice: str, rng: random.Random) -> Manner:
+    return Manner(voice, rng.uniform(0.9, 1.15), rng.randint(35, 65), 1.0)
+
+
+def _render(job: Job) -> tuple[Job, NDArray[np.int16]]:
+    pcm = speak(job[2], job[4], CALLER_RATE)
+    return job, (pcm * 32767).astype(np.int16)
+
+
+def render_callers(state: Path, per_phrase: int, fallback: int, workers: int, seed: int = 7) -> None:
+    """Write callers-{train,test}.{npy,json}."""
+    jobs = list(caller_jobs(per_phrase, fallback, random.Random(seed)))
+    random.Random(seed).shuffle(jobs)
+    kept: dict[str, list[NDArray[np.int16]]] = {"train": [], "test": []}
+    rows: dict[str, list[Utterance]] = {"train": [], "test": []}
+    ends = {"train": 0, "test": 0}
+    with ProcessPoolExecutor(workers) as pool:
+        for (split, intent, phrase, seen, manner), pcm in pool.map(_render, jobs, chunksize=32):
+            rows[split].append(Utterance(ends[split], len(pcm), intent, phrase, manner.voice, seen))
+            kept[split].append(pcm)
+            ends[split] += len(pcm)
+    for split, parts in kept.items():
+        np.save(state / f"callers-{split}.npy", np.concatenate(parts))
+        (state / f"callers-{split}.json").write_text(json.dumps([asdict(row) for row in rows[split]]))
+
+
+def agent_texts() -> dict[str, tuple[str, float]]:
+    """Text and stretch of every canned line, the slow renderings included as `<name>_slow`."""
+    texts = {name: (text, 1.0) for name, text in script.SENTENCES.items()}
+    return texts | {f"{name}_slow": (script.SENTENCES[name], SLOW_STRETCH) for name in script.SLOW}
+
+
+def render_agent(state: Path, others: int = OTHER_TEXT, seed: int = 3) -> None:
+    """Write agent.npy and agent.json."""
+    rng = random.Random(seed)
+    lines: list[Line] = []
+    parts: list[NDArray[np.float32]] = []
+    end = 0
+    for name, (text, stretch) in agent_texts().items():
+        pcm, starts = _agent_line(text, stretch)
+        lines.append(Line(name, text, end, len(pcm), starts))
+        parts.append(pcm)
+        end += len(pcm)
+    spans: list[tuple[int, int]] = []
+    for text in rng.sample(script.fallback_phrasings(False), others):
+        pcm = speak(text, Manner(f"flite:{AGENT_VOICE}", rng.uniform(0.9, 1.1)), AGENT_RATE)
+        spans.append((end, len(pcm)))
+        parts.append(pcm)
+        end += len(pcm)
+    np.save(state / "agent.npy", np.concatenate(parts).astype(np.float32))
+    (state / "agent.json").write_text(
+        json.dumps({"lines": [asdict(line) for line in lines], "others": spans})
+    )
+
+
+def _agent_line(text: str, stretch: float) -> tuple[NDArray[np.float32], tuple[float, ...]]:
+    if text == script.SENTENCES[script.BACKCHANNEL]:
+        return speak_phones(BACKCHANNEL_PHONES, AGENT_VOICE, AGENT_RATE), (0.02,)
+    pcm = speak(text, Manner(f"flite:{AGENT_VOICE}", stretch), AGENT_RATE)
+    starts = word_starts(text)
+    lead = starts[0]
+    return trimmed(pcm, AGENT_RATE), tuple((start - lead) * stretch + 0.02 for start in starts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--state", type=Path, required=True)
+    parser.add_argument("--per-phrase", type=int, default=8)
+    parser.add_argument("--fallback", type=int, default=3000)
+    parser.add_argument("--workers", type=int, default=1)
+    chosen = parser.parse_args()
+    chosen.state.mkdir(parents=True, exist_ok=True)
+    if not (chosen.state / "agent.json").exists():
+        render_agent(chosen.state)
+    if not (chosen.state / "callers-train.json").exists():
+        render_callers(chosen.state, chosen.per_phrase, chosen.fallback, chosen.workers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,205 @@
+"""Dialogue: calls made up on the fly, in the code domain, so that no two training calls are alike.
+
+A call is spliced from strings of codes: the agent's canned lines (8 codes and a text token a frame) and
+callers' utterances, coughs, noise and echoes (codebook 1 alone: the other caller streams are zero tables).
+Frames are 80 ms. Nothing here knows sound or networks.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from train import receptionist as script
+
+PAD, EPAD = 3, 0
+GREETING_AT = 3
+ANSWER_AFTER = 5
+"""Frames from the last frame with the caller's voice to the first of the answer."""
+YIELD_AFTER = 5
+"""Frames from the first of the caller's voice to the agent's silence."""
+STILL_THERE_AFTER = 100
+BACKCHANNEL_AFTER = 26
+UNLABELLED = -1
+
+Codes = NDArray[np.int16]
+
+
+@dataclass(frozen=True, slots=True)
+class AgentLine:
+    """One canned line: codes (n, 8) and text (n,), the last frames silent."""
+
+    name: str
+    codes: Codes
+    text: Codes
+    event: int | None = None
+    """A text token that follows the line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """Codes (n,) of an utterance with what surrounds it; voice in frames [start, end]."""
+
+    codes: Codes
+    start: int
+    end: int
+    intent: int
+
+
+@dataclass(slots=True)
+class Strings:
+    """What calls are spliced from."""
+
+    lines: dict[str, AgentLine]
+    silence: Codes
+    """(8,) the agent's silence."""
+    utterances: list[list[Heard]]
+    """By intent."""
+    backgrounds: list[Codes]
+    """Lines on which nobody speaks, each (n,)."""
+    coughs: list[Codes]
+    echoes: dict[str, list[Codes]]
+    """What the caller's line gives while a line of the agent is said and heard back."""
+
+
+@dataclass(slots=True)
+class Call:
+    """A call under construction, `frames` long."""
+
+    text: Codes
+    agent: Codes
+    caller: Codes
+    learn: NDArray[np.bool_]
+    """Frames whose text is a fair question (False where the agent was cut from outside)."""
+    intent: Codes
+    speaking: NDArray[np.bool_]
+    log: list[tuple[int, str]] = field(default_factory=list)
+
+
+def new_call(strings: Strings, frames: int, rng: random.Random) -> Call:
+    """Everybody silent, on a random line."""
+    caller = np.empty(0, np.int16)
+    background = rng.choice(strings.backgrounds)
+    while len(caller) < frames:
+        start = rng.randrange(max(1, len(background) - 40))
+        caller = np.concatenate([caller, background[start:]])
+        if rng.random() < 0.1:
+            background = rng.choice(strings.backgrounds)
+    return Call(
+        text=np.full(frames, PAD, np.int16),
+        agent=np.tile(strings.silence, (frames, 1)),
+        caller=caller[:frames].copy(),
+        learn=np.ones(frames, bool),
+        intent=np.full(frames, UNLABELLED, np.int16),
+        speaking=np.zeros(frames, bool),
+    )
+
+
+class Scriptwriter:
+    """Writes calls with the receptionist's manners."""
+
+    def __init__(self, strings: Strings, seed: int) -> None:
+        self.strings = strings
+        self.rng = random.Random(seed)
+        sizes = [len(group) for group in strings.utterances]
+        self.weights = [1.0 if size else 0.0 for size in sizes]
+        self.weights[script.INTENTS.index(script.FALLBACK)] *= 6.0
+
+    def call(self, frames: int) -> Call:
+        """One call from its first frame."""
+        call = new_call(self.strings, frames, self.rng)
+        echo = self.rng.random() < 0.25
+        for _ in range(self.rng.choice((0, 0, 1, 3, 6))):
+            self._lay(call, self.rng.choice(self.strings.coughs), self.rng.randrange(frames))
+        at, name, last = GREETING_AT, script.GREETING, script.GREETING
+        while at < frames:
+            end = at + len(self.strings.lines[name].codes)
+            begins = self._caller_begins(at, end, name)
+            cut = begins + YIELD_AFTER if begins + YIELD_AFTER < end - 1 else None
+            self._say(call, name, at, cut, echo)
+            if name in script.EVENTS and cut is None:
+                return call
+            if name in script.AWAITED and begins > end + STILL_THERE_AFTER + 30:
+                self._say(call, script.STILL_THERE, end + STILL_THERE_AFTER, None, echo)
+            if name != script.SLOWER:
+                last = name.removesuffix("_slow")
+            intent, stops = self._caller(call, begins)
+            at, name = stops + ANSWER_AFTER, self._answer(intent, last)
+        return call
+
+    def _caller_begins(self, at: int, end: int, name: str) -> int:
+        draw = self.rng.random()
+        if draw < 0.22 and end - at > 20:
+            return at + self.rng.randint(5, end - at - 8)
+        if name in script.AWAITED and draw < 0.5:
+            return end + STILL_THERE_AFTER + self.rng.randint(35, 70)
+        if draw < 0.29:
+            return end + self.rng.randint(60, 200)
+        return end + min(60, 3 + int(self.rng.expovariate(1 / 10)))
+
+    def _caller(self, call: Call, at: int) -> tuple[int, int]:
+        """Lay one turn of the caller from frame `at`; its intent and its last frame."""
+        parts = 1 if self.rng.random() < 0.92 else self.rng.randint(2, 3)
+        begins, intent, end = at, 0, at
+        for part in range(parts):
+            final = part == parts - 1
+            intent = script.INTENTS.index(script.FALLBACK)
+            if final:
+                intent = self.rng.choices(range(len(self.weights)), self.weights)[0]
+            said = self.rng.choice(self.strings.utterances[intent])
+            self._lay(call, said.codes, at - said.start)
+            end = at + said.end - said.start
+            at = end + 1 + self.rng.randint(0, 2)
+        if end - begins > BACKCHANNEL_AFTER + 12:
+            self._say(call, script.BACKCHANNEL, begins + BACKCHANNEL_AFTER, None, False)
+        call.intent[end + 1 : end + ANSWER_AFTER] = intent
+        call.log.append((end, script.INTENTS[intent]))
+        return intent, end
+
+    def _answer(self, intent: int, last: str) -> str:
+        name = script.INTENTS[intent]
+        if name == script.REPEAT:
+            return last
+        if name == script.SLOWER:
+            return f"{last}_slow" if last in script.SLOW else script.SLOWER
+        return name
+
+    def _say(self, call: Call, name: str, at: int, cut: int | None, echo: bool) -> None:
+        """Lay one of the agent's lines; a cut one falls silent, its text pads on."""
+        line, frames = self.strings.lines[name], len(call.text)
+        stop = min(at + len(line.codes), frames)
+        forced = self._forced_stop(line) if cut is None and self.rng.random() < 0.06 else None
+        if cut is not None:
+            stop = min(stop, cut)
+        if forced is not None:
+            stop = min(stop, at + forced + 1)
+        if stop <= at:
+            return
+        count = stop - at
+        call.agent[at:stop] = line.codes[:count]
+        call.text[at:stop] = line.text[:count]
+        call.speaking[at:stop] = True
+        if forced is not None:
+            call.text[stop - 1 : stop] = PAD
+            call.learn[stop - 1 : min(stop + 1, frames)] = False
+        elif at > 0 and stop == at + len(line.codes) and line.event is not None and stop < frames:
+            call.text[stop] = line.event
+        if at > 0:
+            call.text[at - 1] = EPAD
+        call.log.append((at, f"agent:{name}"))
+        if echo and name in self.strings.echoes:
+            heard = self.rng.choice(self.strings.echoes[name])[:count]
+            self._lay(call, heard, at + self.rng.randint(0, 3))
+
+    def _forced_stop(self, line: AgentLine) -> int | None:
+        """A frame at which a word would begin, where the gateway holds the text at padding."""
+        words = [i for i, token in enumerate(line.text) if token not in (PAD, EPAD) and i > 4]
+        return self.rng.choice(words) if words else None
+
+    def _lay(self, call: Call, codes: Codes, at: int) -> None:
+        start, stop = max(0, at), min(len(call.caller), at + len(codes))
+        if stop > start:
+            call.caller[start:stop] = codes[start - at : stop - at]
