@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.audio import delay_of, gaps, level_dbfs, read_wav, steady_noise, write_wav
+from tests.audio import align, delay_of, gaps, level_dbfs, likeness, read_wav, steady_noise, write_wav
 
 NOISE = steady_noise(4.0)
 
@@ -15,6 +15,14 @@ def test_a_delay_is_found_to_the_sample(delay: int) -> None:
     heard = np.concatenate([np.zeros(delay), NOISE])[: len(NOISE)]
     lag, correlation = delay_of(heard, NOISE)
     assert lag == delay and correlation > 0.999
+
+
+def test_a_fraction_of_a_sample_is_a_delay_too() -> None:
+    spectrum = np.fft.rfft(NOISE, 2 * len(NOISE))
+    heard = np.fft.irfft(spectrum * np.exp(-2j * np.pi * np.fft.rfftfreq(2 * len(NOISE)) * 40.5))
+    found = align(heard, NOISE)
+    assert found.lag == 40.5 and found.correlation > 0.999
+    assert delay_of(heard, NOISE)[1] < 0.95, "half a sample matters"
 
 
 def test_a_signal_that_leads_has_a_negative_delay() -> None:
@@ -39,14 +47,29 @@ def test_a_lost_frame_is_a_gap_whatever_fills_it(filling: str) -> None:
         "the frame before": NOISE[15_680:16_000],
         "other noise": steady_noise(1.0, seed=3)[:320],
     }[filling]
-    (gap,) = gaps(heard, NOISE, 0)
+    (gap,) = gaps(heard, NOISE)
     assert (gap.at_s, gap.length_s) == (2.0, 0.04)
 
 
 def test_an_intact_signal_has_no_gap_even_through_a_slow_clock() -> None:
-    assert gaps(NOISE, NOISE, 0) == []
+    assert gaps(NOISE, NOISE) == []
     slow = np.interp(np.arange(len(NOISE)) * (1 + 50e-6), np.arange(len(NOISE)), NOISE)
-    assert gaps(slow, NOISE, 0) == []
+    assert gaps(slow, NOISE) == []
+
+
+def test_a_delay_that_changes_is_no_gap_but_a_hole_is() -> None:
+    heard = np.concatenate([NOISE[:8_000], NOISE[8_100:]])  # 12 ms taken out by time-scaling
+    assert gaps(heard, NOISE) == []
+    heard = np.concatenate([NOISE[:8_000], np.zeros(480), NOISE[8_000:]])
+    (gap,) = gaps(heard, NOISE)
+    assert gap.at_s == 1.0 and gap.length_s <= 0.2
+
+
+def test_likeness_bears_a_changing_delay_but_no_noise() -> None:
+    moved = np.concatenate([np.zeros(300), NOISE[:8_000], NOISE[8_100:20_000], NOISE[20_150:]])
+    assert likeness(moved, NOISE) > 0.99
+    assert delay_of(moved, NOISE)[1] < 0.8
+    assert likeness(NOISE + steady_noise(4.0, seed=2), NOISE) == pytest.approx(np.sqrt(0.5), abs=0.02)
 
 
 def test_noise_has_the_level_asked_for() -> None:
