@@ -40,7 +40,7 @@ def test_importing_the_command_line_loads_nothing_heavy() -> None:
 def test_help_names_every_command() -> None:
     done = run("--help")
     assert done.returncode == 0
-    for command in ("serve", "call", "engine", "doctor", "config"):
+    for command in ("serve", "call", "doctor", "config"):
         assert command in done.stdout
 
 
