@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 
 from sip.errors import PeerError
 
@@ -73,7 +74,7 @@ def parse_description(body: bytes) -> Description:
     if len(starts) > MAX_MEDIA:
         raise MalformedSdp("too many m= lines")
     session = lines[: starts[0]] if starts else lines
-    sections = [lines[a:b] for a, b in zip(starts, [*starts[1:], len(lines)], strict=True)]
+    sections = [lines[a:b] for a, b in pairwise([*starts, len(lines)])]
     origin = _value(session, "o")
     if origin is None or len(origin.split()) != 6:
         raise MalformedSdp("bad o= line")

@@ -1,0 +1,56 @@
+"""SRTP and SRTCP for one call, by libsrtp (RFC 3711, RFC 7714), keyed from SDES (sip.sdes)."""
+
+from __future__ import annotations
+
+import pylibsrtp
+
+from sip.errors import PeerError
+from sip.sdes import SrtpKeys
+
+_PROFILES = {
+    "AES_CM_128_HMAC_SHA1_80": pylibsrtp.Policy.SRTP_PROFILE_AES128_CM_SHA1_80,
+    "AES_CM_128_HMAC_SHA1_32": pylibsrtp.Policy.SRTP_PROFILE_AES128_CM_SHA1_32,
+    "AEAD_AES_128_GCM": pylibsrtp.Policy.SRTP_PROFILE_AEAD_AES_128_GCM,
+    "AEAD_AES_256_GCM": pylibsrtp.Policy.SRTP_PROFILE_AEAD_AES_256_GCM,
+}
+REPLAY_WINDOW = 1_024
+"""Packets; anything older, or seen before, is refused."""
+
+
+class BadSrtp(PeerError):
+    """A packet that is not authentic, is a replay, or is none."""
+
+
+class SrtpContext:
+    """Both directions of one call. Not for two threads at once."""
+
+    def __init__(self, keys: SrtpKeys) -> None:
+        """Raises pylibsrtp.Error where libsrtp lacks the suite."""
+        profile = _PROFILES[keys.suite]
+        out = pylibsrtp.Policy(keys.send, pylibsrtp.Policy.SSRC_ANY_OUTBOUND, srtp_profile=profile)
+        into = pylibsrtp.Policy(keys.receive, pylibsrtp.Policy.SSRC_ANY_INBOUND, srtp_profile=profile)
+        for policy in (out, into):
+            policy.window_size = REPLAY_WINDOW
+        self._out = pylibsrtp.Session(out)
+        self._in = pylibsrtp.Session(into)
+
+    def protect(self, packet: bytes) -> bytes:
+        """Encrypt an RTP packet of ours."""
+        return bytes(self._out.protect(packet))
+
+    def protect_rtcp(self, packet: bytes) -> bytes:
+        return bytes(self._out.protect_rtcp(packet))
+
+    def unprotect(self, packet: bytes) -> bytes:
+        """Decrypt an RTP packet of the peer's. Raises BadSrtp."""
+        try:
+            return bytes(self._in.unprotect(packet))
+        except (pylibsrtp.Error, TypeError, ValueError) as error:
+            raise BadSrtp(str(error)) from None
+
+    def unprotect_rtcp(self, packet: bytes) -> bytes:
+        """Raises BadSrtp."""
+        try:
+            return bytes(self._in.unprotect_rtcp(packet))
+        except (pylibsrtp.Error, TypeError, ValueError) as error:
+            raise BadSrtp(str(error)) from None
