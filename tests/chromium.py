@@ -34,17 +34,22 @@ def executable() -> str:
 
 @asynccontextmanager
 async def chromium(
-    microphone: Path | None = None, *, deny_microphone: bool = False
+    microphone: Path | None = None,
+    *,
+    deny_microphone: bool = False,
+    no_devices: bool = False,
+    resolve: str | None = None,
 ) -> AsyncIterator[Browser]:
     """A running browser. `microphone`: 48 kHz 16-bit mono WAV, played from its start when a page first
-    records and then over and over; None: a beep once a second."""
-    arguments = [*QUIET, "--use-fake-device-for-media-stream"]
+    records and then over and over; None: a beep once a second. `resolve`: a host name that means us."""
+    arguments = [*QUIET]
+    if not no_devices:
+        arguments.append("--use-fake-device-for-media-stream")
     if microphone is not None:
         arguments.append(f"--use-file-for-fake-audio-capture={microphone}")
-    if deny_microphone:
-        arguments.append("--deny-permission-prompts")
-    else:
-        arguments.append("--use-fake-ui-for-media-stream")
+    if resolve is not None:
+        arguments.append(f"--host-resolver-rules=MAP {resolve} 127.0.0.1")
+    arguments.append("--deny-permission-prompts" if deny_microphone else "--use-fake-ui-for-media-stream")
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(
             executable_path=executable(), headless=True, args=arguments

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from engine.api import Persona
 from engine.echo import EchoEngine
 from engine.rows import AudioRows
+from gateway.call import Call
 from gateway.config import HttpSettings
 from gateway.http_server import HttpServer
 from gateway.media.clock import MediaClock
@@ -27,6 +28,8 @@ class LiveGateway:
     plane: MediaPlane
     switchboard: Switchboard
     http: HttpServer
+    changed: asyncio.Event
+    """A call came or went."""
 
     @property
     def url(self) -> str:
@@ -37,7 +40,8 @@ class LiveGateway:
         started = asyncio.get_running_loop().time()
         async with asyncio.timeout(limit_s):
             while len(self.switchboard.calls) != count:
-                await asyncio.sleep(0.02)
+                self.changed.clear()
+                await self.changed.wait()
         return asyncio.get_running_loop().time() - started
 
 
@@ -56,6 +60,13 @@ async def live_gateway(
     plane = MediaPlane(rows)
     clock = MediaClock(plane)
     switchboard = Switchboard(engine, plane, personas)
+    changed = asyncio.Event()
+
+    def admitted(call: Call) -> None:
+        changed.set()
+        call.on_ended(lambda _: changed.set())
+
+    switchboard.on_admitted(admitted)
     loop = asyncio.get_running_loop()
     plane.on_events = lambda: loop.call_soon_threadsafe(switchboard.deliver_media_events)
     server = HttpServer(switchboard, http or HttpSettings(port=0))
@@ -65,7 +76,7 @@ async def live_gateway(
     server.loading = None
     pump = asyncio.create_task(_carry_text(switchboard))
     try:
-        yield LiveGateway(engine, plane, switchboard, server)
+        yield LiveGateway(engine, plane, switchboard, server, changed)
     finally:
         await switchboard.drain(0.0)
         pump.cancel()

@@ -154,9 +154,11 @@ class RtpStream:
         self._sent_before = 0
 
     def wrap(self, packet: OpusPacket, wall_s: float) -> bytes:
-        """The RTP packet to encrypt and send."""
+        """The RTP packet to encrypt and send. Our first one begins a talkspurt (RFC 7587 §4.1), whatever went
+        before it while there was no path."""
         self._timestamp = (self._origin + packet.timestamp) & 0xFFFFFFFF
-        second = self.payload_type | (0x80 if packet.marker else 0)
+        marker = packet.marker or not self.packets_sent
+        second = self.payload_type | (0x80 if marker else 0)
         header = _HEADER.pack(0x80, second, self._sequence, self._timestamp, self.ssrc)
         self._sequence = (self._sequence + 1) & 0xFFFF
         self._sent_at = wall_s
