@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from engine.model.codec import codec_loader
 from engine.model import tiny_codec
+from engine.model.codec import codec_loader
 from engine.model.tiny_codec import (
     DELAY,
     TinyCodec,

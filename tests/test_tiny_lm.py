@@ -5,10 +5,8 @@ import random
 from pathlib import Path
 
 import numpy as np
-import pytest
+import sentencepiece
 import torch
-
-sentencepiece = pytest.importorskip("sentencepiece")
 
 from engine.api import Persona
 from engine.checkpoint import Checkpoint
@@ -111,8 +109,9 @@ def strings() -> Strings:
     voice = np.ones(24, np.int16)
     voice[4:15] = 2
     heard = [[Heard(voice, 4, 14, intent)] for intent in range(len(script.INTENTS))]
-    return Strings({name: line(name) for name in names}, np.zeros(8, np.int16), heard, [np.ones(120, np.int16)],
-                   [np.full(5, 3, np.int16)], {})  # fmt: skip
+    lines = {name: line(name) for name in names}
+    quiet, cough = np.ones(120, np.int16), np.full(5, 3, np.int16)
+    return Strings(lines, np.zeros(8, np.int16), heard, [quiet], [cough], {})
 
 
 def test_a_written_call_greets_answers_and_yields() -> None:

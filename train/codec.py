@@ -3,8 +3,7 @@
     python -m train.codec --state DIR --stage acoustic --minutes 15   # tower, codebooks 2-8 and decoder
     python -m train.codec --state DIR --stage decoder --minutes 20    # the decoder alone: codes stay as they are
 
-The second stage needs train.semantic's codebook 1 and may run while a language model is in use, because
-it changes no code. Only the agent is ever decoded, so her voice is nearly all the decoder learns.
+The second stage changes no code, so it may run while a language model is in use. Only the agent is ever decoded, so her voice is nearly all the decoder learns.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from engine.model.tiny_codec import DELAY, FRAME, TinyNet, log_mel, mel_bank
+from engine.model.tiny_codec import DELAY, FRAME, TinyNet, log_mel, mel_bank, nearest, nearest
 from train.data import AgentStore
 from train.loop import Loop, log, prepare
 from train.rvq import RvqTrainer
@@ -95,11 +94,11 @@ class AcousticStage(nn.Module):
         self.rvq = RvqTrainer(net.codebook[1:])
 
     def forward(self, pcm: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, n) -> decoded (B, n), commitment. Codebook 1 is silent: it is trained elsewhere."""
+        """(B, n) -> decoded (B, n), commitment."""
         mel = log_mel(self.net.magnitudes(pcm), self.net.acoustic_bank)
         keep = torch.where(torch.rand(len(pcm)) < 0.8, 7, torch.randint(2, 8, (len(pcm),)))
         detail, _, commitment = self.rvq(self.net.acoustic(mel), keep if self.training else None)
-        return self.net.decoder(torch.zeros_like(detail), detail), commitment
+        return self.net.decoder(detail), commitment
 
 
 def train_acoustic(state: Path, minutes: float, seed: int = 1) -> None:
@@ -120,18 +119,35 @@ def train_acoustic(state: Path, minutes: float, seed: int = 1) -> None:
             loop.report()
 
 
-def train_decoder(state: Path, codec: Path, minutes: float, seed: int = 2) -> None:
-    """Refine the decoder of `codec` (a TinyNet state dict) on the codes the language model will give."""
+def load_acoustic(state: Path) -> TinyNet:
+    """The net of the acoustic stage; its semantic half is random."""
+    kept = torch.load(state / "acoustic.pt", map_location="cpu", weights_only=True)["modules"]
     net = TinyNet()
-    net.load_state_dict(torch.load(codec, weights_only=True))
+    net.load_state_dict({name[4:]: tensor for name, tensor in kept.items() if name.startswith("net.")})
+    return net
+
+
+def spoken_vectors(net: TinyNet, pcm: Tensor) -> Tensor:
+    """What the decoder will be given for (B, n) of the agent's voice: (B, n / 1920, dim)."""
+    left = net.acoustic(log_mel(net.magnitudes(pcm), net.acoustic_bank))
+    total = torch.zeros_like(left)
+    for book in net.codebook[1:]:
+        chosen = book[nearest(left, book)]
+        left, total = left - chosen, total + chosen
+    return total
+
+
+def train_decoder(state: Path, minutes: float, seed: int = 2) -> None:
+    """Refine the decoder on the codes the language model will give."""
+    net = load_acoustic(state)
     loss, excerpts = SpectralLoss(), AgentExcerpts(AgentStore(state), seed)
     optimiser = torch.optim.AdamW(net.decoder.parameters(), betas=(0.8, 0.99), weight_decay=1e-3)
     loop = Loop(state / "decoder.pt", net.decoder, optimiser, minutes, 1e-3)
     while loop.running:
         pcm = excerpts.batch()
         with torch.no_grad():
-            codes = net.encode(pcm)
-        loop.step({"spectral": aligned_loss(loss, net.decode(codes), pcm)})
+            vectors = spoken_vectors(net, pcm)
+        loop.step({"spectral": aligned_loss(loss, net.decoder(vectors), pcm)})
         if loop.steps % 100 == 0 or loop.steps == 10:
             loop.report()
 
@@ -151,7 +167,7 @@ def main() -> None:
     if chosen.stage == "acoustic":
         train_acoustic(chosen.state, chosen.minutes)
     else:
-        train_decoder(chosen.state, chosen.codec or chosen.state / "codec.pt", chosen.minutes)
+        train_decoder(chosen.state, chosen.minutes)
     log.info("done")
 
 

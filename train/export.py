@@ -20,6 +20,7 @@ from torch import Tensor
 
 from engine.model.config import LMConfig
 from engine.model.tiny_codec import TinyNet
+from train.codec import load_acoustic
 from train.lm import load_codec, tiny_config, tokenizer
 
 MODEL, CODEC, TOKENIZER = "model.safetensors", "codec.safetensors", "tokenizer.model"
@@ -29,13 +30,10 @@ LIMIT = 20_000_000
 
 def assemble_codec(state: Path) -> TinyNet:
     """The acoustic half, the semantic half and, where it was refined, the decoder; saved as STATE/codec.pt."""
-    net = TinyNet()
-    acoustic = torch.load(state / "acoustic.pt", map_location="cpu", weights_only=True)["modules"]
-    net.load_state_dict(_under(acoustic, "net."))
+    net = load_acoustic(state)
     semantic = torch.load(state / "semantic.pt", map_location="cpu", weights_only=True)["modules"]
     net.semantic.load_state_dict(_under(semantic, "tower."))
     net.codebook[0] = semantic["book"][0]
-    net.decoder.meaning.weight.data.zero_()
     refined = state / "decoder.pt"
     if refined.exists():
         net.decoder.load_state_dict(torch.load(refined, map_location="cpu", weights_only=True)["modules"])

@@ -6,15 +6,15 @@ University (BSD-like); espeak-ng is GPL-3, which covers the program and not what
 
 from __future__ import annotations
 
-import io
 import random
 import subprocess
 import tempfile
+import wave
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import soxr
 from numpy.typing import NDArray
 
@@ -179,18 +179,19 @@ def _flite(text: str, name: str, manner: Manner) -> tuple[Pcm, int]:
 
 def _espeak(text: str, name: str, manner: Manner) -> tuple[Pcm, int]:
     speed = str(round(155 / manner.stretch))
-    wav = _bytes("espeak-ng", "-v", name, "-s", speed, "-p", str(manner.pitch), "--stdout", text)
-    pcm, rate = soundfile.read(io.BytesIO(wav), dtype="float32")
-    return pcm, rate
+    return _from_file(
+        lambda path: ["espeak-ng", "-v", name, "-s", speed, "-p", str(manner.pitch), "-w", path, text]
+    )
 
 
-def _from_file(command: object) -> tuple[Pcm, int]:
-    assert callable(command)
+def _from_file(command: Callable[[str], list[str]]) -> tuple[Pcm, int]:
+    """Run a program that writes 16-bit mono WAV to the path it is given."""
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "said.wav")
         _bytes(*command(path))
-        pcm, rate = soundfile.read(path, dtype="float32")
-    return pcm, rate
+        with wave.open(path) as said:
+            rate, raw = said.getframerate(), said.readframes(said.getnframes())
+    return np.frombuffer(raw, np.int16).astype(np.float32) / 32768.0, rate
 
 
 def _run(*command: str) -> str:
@@ -201,9 +202,7 @@ def _bytes(*command: str) -> bytes:
     try:
         return subprocess.run(command, check=True, capture_output=True).stdout
     except FileNotFoundError as missing:
-        raise VoiceMissing(
-            f"{command[0]} is not installed: apt-get install flite espeak-ng"
-        ) from missing
+        raise VoiceMissing(f"{command[0]} is not installed: apt-get install flite espeak-ng") from missing
     except subprocess.CalledProcessError as refused:
         raise VoiceMissing(
             f"{command[0]} refused: {refused.stderr.decode(errors='replace')[-200:]}"

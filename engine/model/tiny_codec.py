@@ -3,7 +3,7 @@
 Log-mel front (window 960, hop 240) -> two causal ConvNeXt towers (Liu et al. 2022) with three stride-2
 convolutions -> 12.5 Hz. The semantic tower sees 100 to 3,800 Hz only and gives codebook 1, which training
 supervises with words and intents; the acoustic tower gives the residual codebooks 2 to 8 (split RVQ as in
-Mimi, Défossez et al. 2024). The decoder predicts magnitude and phase of an inverse STFT (Vocos, Siuzdak
+Mimi, Défossez et al. 2024), from which alone the decoder speaks. It predicts magnitude and phase of an inverse STFT (Vocos, Siuzdak
 2023) and is 720 samples (30 ms) late. Trained by train/codec.py; it knows no language model.
 """
 
@@ -188,11 +188,9 @@ class TinyNet(nn.Module):
 
     def decode(self, codes: Tensor, carry: Carry | None = None) -> Tensor:
         """Codes (B, n, codebooks) -> (B, n * 1920), `DELAY` samples late."""
-        meaning = self.codebook[0][codes[..., 0]]
-        detail = sum(
-            (self.codebook[i][codes[..., i]] for i in range(1, self.config.codebooks)), torch.zeros(())
-        )
-        out: Tensor = self.decoder(meaning, detail, carry)
+        levels = range(1, self.config.codebooks)
+        vectors = torch.stack([self.codebook[level][codes[..., level]] for level in levels]).sum(0)
+        out: Tensor = self.decoder(vectors, carry)
         return out
 
 
@@ -205,8 +203,7 @@ class Decoder(nn.Module):
         super().__init__()
         width, (slow, fast) = config.decoder_width, config.decoder_depths
         self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
-        self.meaning = nn.Linear(config.code_dim, width, bias=False)
-        self.detail = nn.Linear(config.code_dim, width)
+        self.inputs = nn.Linear(config.code_dim, width)
         self.first = CausalConv(width, width, 3)
         self.slow = nn.ModuleList([Block(width, 5, 3) for _ in range(slow)])
         self.up = nn.Linear(width, STEPS * width)
@@ -215,8 +212,8 @@ class Decoder(nn.Module):
         self.head = nn.Linear(width, 2 * (WINDOW // 2 + 1))
         self.tail_field = -1
 
-    def forward(self, meaning: Tensor, detail: Tensor, carry: Carry | None = None) -> Tensor:
-        x = (self.meaning(meaning) + self.detail(detail)).transpose(1, 2)
+    def forward(self, vectors: Tensor, carry: Carry | None = None) -> Tensor:
+        x = self.inputs(vectors).transpose(1, 2)
         x = self.first(x, carry)
         for block in self.slow:
             x = block(x, carry)
