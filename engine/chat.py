@@ -122,6 +122,8 @@ class ChatStepper:
 class ChatEngine(TickEngine):
     """An Engine whose slots are calls to a remote Moshi. open() dials and waits for the handshake."""
 
+    can_interrupt = False
+
     def __init__(
         self, remote: Remote, slots: int = 8, phase: float = 0.0, rows: AudioRows | None = None
     ) -> None:

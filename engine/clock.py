@@ -53,6 +53,15 @@ class FrameClock:
         self.deadline = self.phase + whole * self.period
         self._chasing = False
 
+    def until_next(self, now: float) -> float:
+        """Seconds to the first deadline of this phase after now, begun or not."""
+        return self.period - (now - self.phase) % self.period
+
+    def rephase(self, phase: float, now: float) -> None:
+        """Tick at another phase from now on."""
+        self.phase = phase
+        self.begin(now)
+
     def take(self, now: float) -> Tick | None:
         """The tick to run now, or None before its deadline."""
         if now < self.deadline:

@@ -21,7 +21,7 @@ _NOTE_S = 0.28
 _FADE_S = 0.05
 _LEVEL = 0.1  # peak: -20 dBFS
 _FRAMES_A_WORD = 4
-MAX_DELAY_S = 10.0
+MAX_DELAY_S = 30.0
 
 
 def greeting_frames() -> Batch:

@@ -42,7 +42,6 @@ class RowFrames:
         self.bad_frames = 0
         """Frames that held NaN or infinity, in or out, and became silence."""
         self._heard_blocks = rows.heard.reshape(rows.count, _BLOCKS, _BLOCK)
-        self._spoken_frames = rows.spoken.reshape(rows.count, _FRAMES, FRAME)
         self._pcm: Batch = np.zeros((rows.count, FRAME), np.float32)
 
     def clear(self, row: int) -> None:
@@ -123,7 +122,12 @@ class RowFrames:
         if bad.any():
             frames[bad] = 0.0
             self.bad_frames += int(bad.sum())
-        end = self.rows.spoken_end[which]
-        self._spoken_frames[which, end // FRAME % _FRAMES] = frames
-        self.rows.spoken_end[which] = end + FRAME
+        append_frames(self.rows.spoken, self.rows.spoken_end, which, frames)
         self.counts[0, which] += 1
+
+
+def append_frames(ring: Batch, ends: Index, which: Index, frames: Batch) -> None:
+    """Append a frame, out of (n, 1920), to the rows `which` (n,) of a ring written in whole frames only."""
+    end = ends[which]
+    ring.reshape(len(ring), _FRAMES, FRAME)[which, end // FRAME % _FRAMES] = frames
+    ends[which] = end + FRAME

@@ -28,6 +28,7 @@ from engine.slots import SlotTable
 log = logging.getLogger(__name__)
 
 TICK_MS = 1e3 * TICK_S
+_STALLED_S = 0.5
 _NOT_STARTED = "the engine is not started"
 
 
@@ -78,6 +79,8 @@ class TickEngine:
     phase: every deadline lies a whole number of 80 ms after this reading of the monotonic clock. Who
     writes `rows.heard` on a clock of his own picks it a few ms after his last block for the tick.
     """
+
+    can_interrupt = True
 
     def __init__(
         self, name: str, stepper: Stepper, rows: AudioRows, table: SlotTable, phase: float = 0.0
@@ -151,11 +154,17 @@ class TickEngine:
         while self._left:
             self.table.free(self._left.popleft())
 
+    @property
+    def stalled(self) -> bool:
+        """Whether the tick thread has not come to its tick for half a second: a step that does not return."""
+        return self._thread is not None and time.monotonic() - self.clock.deadline > _STALLED_S
+
     def capacity(self) -> Capacity:
         self._free_left()
+        used = self.table.open
         return Capacity(
-            slots=self.table.limit,
-            used=self.table.open,
+            slots=used if self.stalled else self.table.limit,
+            used=used,
             tick_p50_ms=self.times.percentile_ms(50),
             tick_p99_ms=self.times.percentile_ms(99),
             late_ticks=self.clock.late_ticks,
@@ -170,6 +179,11 @@ class TickEngine:
         del self._open[slot.row]
         self.table.leave(slot.row)
         self._orders.append(lambda: self._part(slot))
+
+    def follow(self, deadline: float) -> None:
+        """Tick at the phase of this moment, if no call is held now; a running call is not disturbed."""
+        if not self._open and self._down is None:
+            self._orders.append(lambda: self.clock.rephase(deadline, deadline))
 
     def interrupt(self, slot: RowSlot, heard_samples: int | None) -> bool:
         self._orders.append(lambda: self._hush(slot, heard_samples))

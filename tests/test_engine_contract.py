@@ -28,7 +28,9 @@ from engine.chat import ChatEngine
 from engine.chat_line import Remote
 from engine.echo import EchoEngine
 from engine.local import LocalEngine, LocalOptions, load_runner
+from engine.worker import WorkerEngine
 from tests.chat_remote import ChatRemote, answered, serving
+from tests.workers import turn, working
 
 if TYPE_CHECKING:
     from engine.runner import ModelRunner
@@ -107,10 +109,19 @@ async def local_rig(request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
         runner.close(slot)
 
 
-RIGS = {"echo": echo_rig, "chat": chat_rig, "local": local_rig}
+async def worker_rig(request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
+    async with working(EchoEngine(slots=SLOTS, delay_s=0.0)) as worker:
+        engine = WorkerEngine([worker.url], slots=SLOTS)
+        await engine.connect()
+        engine.begin(0.0)
+        yield Rig(engine, lambda late: turn(engine, worker, late=late))
+        await engine.stop()
 
 
-@pytest.fixture(params=["echo", "chat", pytest.param("local", marks=pytest.mark.slow)])
+RIGS = {"echo": echo_rig, "chat": chat_rig, "local": local_rig, "worker": worker_rig}
+
+
+@pytest.fixture(params=["echo", "chat", "worker", pytest.param("local", marks=pytest.mark.slow)])
 async def rig(request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
     async for made in RIGS[request.param](request):
         yield made
