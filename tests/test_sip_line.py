@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
+import numpy as np
 import pytest
 
 from engine.api import Persona, SlotEnded
@@ -14,7 +15,7 @@ from gateway.legs.sip import SipLine, SipLineSettings
 from gateway.media.messages import RtpTimedOut
 from gateway.switchboard import Offer, Refused, Switchboard
 from sip.message import Request, Response, parse_message
-from tests.phone import Bench
+from tests.phone import Bench, Phone, speech
 from tests.sip_wire import OFFER, Agent, Script, request
 
 
@@ -93,6 +94,11 @@ def ack(answer: Response, **kind: object) -> bytes:
     return request("ACK", branch="z9hG4bK-ack", to_tag=tag, body=None, **kind)  # type: ignore[arg-type]
 
 
+def reinvite(answer: Response, body: bytes, cseq: int) -> bytes:
+    tag = str(answer.to).split("tag=")[1]
+    return request(branch=f"z9hG4bK-re{cseq}", to_tag=tag, cseq=cseq, body=body)
+
+
 def bye(answer: Response) -> bytes:
     tag = str(answer.to).split("tag=")[1]
     return request("BYE", branch="z9hG4bK-bye", to_tag=tag, cseq=2, body=None)
@@ -162,6 +168,30 @@ async def test_an_engine_that_ends_the_slot_ends_the_call_with_a_bye(house: Hous
     call.deliver(SlotEnded("the remote is gone"))
     await house.settle()
     assert len(house.requests("BYE")) == 1 and call.ended_by == "engine"
+
+
+async def test_a_held_call_goes_on_and_the_engine_hears_silence_instead_of_the_music(house: House) -> None:
+    house.phone_says(request())
+    await house.settle()
+    answer = house.final()
+    house.phone_says(ack(answer))
+    (call,) = house.switchboard.calls.values()
+    music = Phone(speech())
+    music.peer = ("127.0.0.1", call.leg.port)  # type: ignore[union-attr]
+    heard = {}
+    for held, offer in ((True, OFFER + b"a=sendonly\r\n"), (False, OFFER)):
+        house.script.sent.clear()
+        house.phone_says(reinvite(answer, offer, cseq=3 - held))
+        await house.settle()
+        assert house.final().code == 200
+        since = int(house.bench.rows.heard_end[call.row])
+        for _ in range(40):
+            music.say()
+            house.bench.step()
+        until = int(house.bench.rows.heard_end[call.row])
+        pcm = house.bench.rows.read_heard(call.row, since, until - since)
+        heard[held] = float(np.abs(pcm).max())
+    assert call.ended_by == "" and heard[True] < 0.001 and heard[False] > 0.05
 
 
 async def test_the_called_number_chooses_the_persona(house: House) -> None:

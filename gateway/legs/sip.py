@@ -180,6 +180,9 @@ class SipLine:
             self.switchboard.plane.change_rtp(call.row, call.leg.media_of(media))
         except MediaError as broken:
             call.end_soon("gateway", str(broken))
+            return
+        # Who holds us may play music; it is not the caller's voice.
+        self.switchboard.plane.deafen(call.row, media.held)
 
     def _on_media(self, call: Call, event: CallEvent) -> None:
         if isinstance(event, FirstPacket):

@@ -25,9 +25,14 @@ class Latch:
     latched: bool = False
     ssrc: bytes | None = None
     """Of the peer, once known: after a silence only it may come back from elsewhere."""
+    signalled: Address | None = field(init=False)
+    """What the SDP named last."""
     _source: Address | None = None
     _source_ssrc: bytes = b""
     _kept: list[bytes] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.signalled = self.remote
 
     def admit(self, source: Address, datagram: bytes) -> list[bytes] | None:
         """The datagrams to hear now that one came from `source`: several when it was just believed, none
@@ -56,6 +61,8 @@ class Latch:
         self.latched = False
 
     def point(self, remote: Address | None) -> None:
-        """The SDP named an address (again): a new one must be earned again, by anyone."""
-        if remote != self.remote:
-            self.remote, self.latched, self.ssrc = remote, False, None
+        """The SDP named an address (again): a new one must be earned again, by anyone. Behind NAT it keeps
+        naming one that nothing ever came from: what was latched stays."""
+        if remote != self.signalled:
+            self.remote = self.signalled = remote
+            self.latched, self.ssrc = False, None

@@ -95,7 +95,10 @@ class UdpWire:
         """Hear anyone again."""
         sock = self._sockets[row]
         if sock is not None and self._connected[row]:
+            name = sock.getsockname()
             _dissolve(sock)
+            if sock.getsockname()[1] != name[1]:
+                sock.bind(name)  # the kernel takes back a port that it had chosen itself
             self._connected[row] = False
 
     def send(self, row: int, data: bytes | memoryview, remote: Address | None = None) -> bool:
