@@ -151,7 +151,8 @@ def gaps(heard: Signal, sent: Signal, lag: int = 0, rate: int = 8_000, ms: int =
     size = rate * ms // 1000
     a, b = overlap(heard, sent, lag)
     found: list[Gap] = []
-    shift = run = 0
+    begin = align(a[: rate // 2], b[:rate])
+    shift, run = (-round(begin.lag) if begin.correlation >= ALIKE else 0), 0
     for start in range(0, len(a) + 1, size):
         frame = a[start : start + size]
         place = _place_of(frame, b, start + shift, size * max(1, run - 3)) if len(frame) == size else start

@@ -36,6 +36,32 @@ def need(program: str, package: str) -> str:
     return path
 
 
+class StallWatch:
+    """Notes when this machine stands still: a test of gaps must not blame the gateway for a busy neighbour."""
+
+    def __init__(self, longest_s: float = 0.03) -> None:
+        self.stalls_s: list[float] = []
+        self._longest_s = longest_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(5.0)
+
+    def _run(self) -> None:
+        due = time.monotonic() + 0.01
+        while not self._stop.wait(max(0.0, due - time.monotonic())):
+            late = time.monotonic() - due
+            if late > self._longest_s:
+                self.stalls_s.append(late)
+            due = time.monotonic() + 0.01
+
+
 def free_udp_port() -> int:
     """A port nobody has now. Only for programs that cannot pick their own."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:

@@ -65,6 +65,11 @@ def test_a_delay_that_changes_is_no_gap_but_a_hole_is() -> None:
     assert gap.at_s == 1.0 and gap.length_s <= 0.2
 
 
+def test_a_delay_that_settled_before_the_end_is_found_at_the_start() -> None:
+    heard = np.concatenate([np.zeros(640), NOISE[:4_000], NOISE[4_100:8_000], NOISE[8_150:]])
+    assert gaps(heard, NOISE, delay_of(heard[16_000:], NOISE)[0] + 16_000) == []
+
+
 def test_likeness_bears_a_changing_delay_but_no_noise() -> None:
     moved = np.concatenate([np.zeros(300), NOISE[:8_000], NOISE[8_100:20_000], NOISE[20_150:]])
     assert likeness(moved, NOISE) > 0.99
