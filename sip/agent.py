@@ -17,14 +17,21 @@ import random
 
 from sip.call import SipCall
 from sip.calls import Calls
+from sip.client import Unheard
 from sip.core import Core, Counters, own_headers
+from sip.dtmf import DIGITS
 from sip.errors import CallStateError
 from sip.events import Address, Event, Transport
 from sip.incoming import IncomingCall
+from sip.info import digit_body
 from sip.outgoing import Invitation, OutgoingCall
+from sip.probe import TrunkProbe
 from sip.reception import Reception
+from sip.refer import Referral, attended_target, report
+from sip.registration import Registration
 from sip.sdp import AgreedMedia, LocalMedia
-from sip.settings import AgentSettings, Credentials, Destination
+from sip.settings import Account, AgentSettings, Credentials, Destination
+from sip.uri import parse_uri
 
 __all__ = ["CallStateError", "UserAgent"]
 
@@ -39,6 +46,8 @@ class UserAgent:
         self._core = Core(settings, rng)
         self._calls = Calls()
         self._reception = Reception(self._core, self._calls)
+        self._registrations: dict[str, Registration] = {}
+        self._probes: dict[str, TrunkProbe] = {}
 
     @property
     def counters(self) -> Counters:
@@ -163,6 +172,57 @@ class UserAgent:
     def reinvite(self, call: str, media: LocalMedia, now: float) -> None:
         """Offer new media (address, port, codecs) in mid-call."""
         self._up(call).change.start(media, now)
+
+    def transfer(self, call: str, target: str, now: float) -> None:
+        """Blind transfer: REFER to a URI. TransferProgressed follows, and TransferSucceeded (then we send
+        BYE) or TransferFailed (the call stays with us). Raises CallStateError, ValueError for no URI."""
+        parse_uri(target)
+        self._refer(self._up(call), target, now)
+
+    def transfer_to_call(self, call: str, other: str, now: float) -> None:
+        """Attended transfer: `call`'s peer takes our place in `other`, which is up too (Replaces)."""
+        self._refer(self._up(call), attended_target(self._up(other).established()), now)
+
+    def _refer(self, call: SipCall, target: str, now: float) -> None:
+        if call.referral is not None and call.referral.open:
+            raise CallStateError("a transfer is under way")
+        call.referral = Referral(call, target, now)
+
+    def report_transfer(self, call: str, code: int, reason: str, now: float) -> None:
+        """Tell the peer whose REFER came as TransferRequested how it goes: 100, 180, then a final code."""
+        own_headers((("Reason", reason),))
+        report(self._up(call), code, reason, now)
+
+    def send_dtmf(self, call: str, digit: str, now: float, duration_ms: int = 160) -> None:
+        """A digit by SIP INFO, for peers that took no telephone-event. Raises CallStateError, ValueError."""
+        if len(digit) != 1 or digit.upper() not in DIGITS:
+            raise ValueError("not a DTMF digit")
+        self._up(call).send("INFO", Unheard(), now, (), digit_body(digit.upper(), duration_ms))
+
+    # Registrations and trunks
+
+    def register(self, account: Account, now: float) -> None:
+        """Keep an account registered: Registered and RegistrationLost tell how it goes. One that is known
+        by that name already is replaced. Raises ValueError for a URI that is none."""
+        made = Registration(self._core, account, now)
+        self.unregister(account.name, now)
+        self._registrations[account.name] = made
+
+    def unregister(self, account: str, now: float) -> None:
+        """Give an account up; silent where there is none."""
+        registration = self._registrations.pop(account, None)
+        if registration is not None:
+            registration.stop(now)
+
+    def watch_trunk(self, trunk: str, destination: Destination, now: float, interval_s: float = 30.0) -> None:
+        """Send OPTIONS at intervals; TrunkChanged tells of the first answer and of each change."""
+        self.unwatch_trunk(trunk)
+        self._probes[trunk] = TrunkProbe(self._core, trunk, destination, interval_s, now)
+
+    def unwatch_trunk(self, trunk: str) -> None:
+        probe = self._probes.pop(trunk, None)
+        if probe is not None:
+            probe.stop()
 
     def _offered(self, call: str) -> IncomingCall:
         found = self._calls.find(call)

@@ -5,6 +5,7 @@ A request that survives goes to its dialog, or becomes a new call.
 
 from __future__ import annotations
 
+from sip.access import Blocked, Denied, Gate
 from sip.bodies import SDP
 from sip.call import SipCall
 from sip.calls import Calls
@@ -44,11 +45,15 @@ class Reception:
     def __init__(self, core: Core, calls: Calls) -> None:
         self.core = core
         self.calls = calls
+        self._gate = Gate(core.settings.access, core.rng.getrandbits(256).to_bytes(32, "big"))
 
     def receive(self, data: bytes, addr: Address, now: float, transport: Transport) -> None:
         """Never raises for what `data` holds."""
         counters = self.core.counters
         counters.received += 1
+        if not self._gate.admits(addr[0], now):
+            counters.blocked += 1
+            return
         if not data.strip(b"\r\n\0"):
             return  # keep-alives (RFC 5626 §3.5.1, and the zeros some phones send)
         if len(data) > self.core.settings.max_message_bytes:
@@ -74,7 +79,7 @@ class Reception:
     ) -> None:
         """A 400 without a transaction, where the request says enough to be answered at all."""
         self.core.counters.malformed += 1
-        if request is None or request.method == "ACK":
+        if request is None or request.method == "ACK" or not self._gate.is_open_to(addr[0]):
             return
         if any(request.headers.get(name) is None for name in ("via", "from", "to", "call-id", "cseq")):
             return
@@ -112,11 +117,16 @@ class Reception:
             self.core.counters.retransmitted += 1
             known.step("request", now)
             return
-        transaction = self.core.start_server(key, request, destination)
         if request.method == "CANCEL":
-            self._on_cancel(transaction, request, now)
-        else:
-            self._on_new(transaction, request, addr, now)
+            self._on_cancel(key, request, destination, now)
+            return
+        call = self.calls.in_dialog(request.call_id, request.to.tag) if request.to.tag else None
+        if call is None:
+            self._on_outside(key, request, destination, addr, now)
+            return
+        transaction = self.core.start_server(key, request, destination)
+        if self._passes(transaction, request, now):
+            call.on_request(transaction, request, now)
 
     def _on_ack(self, request: Request, now: float) -> None:
         transaction = self.core.servers.get(transaction_key(request, "INVITE"))
@@ -126,40 +136,61 @@ class Reception:
         if call is None or not call.on_ack(request, now):
             self.core.counters.stray += 1
 
-    def _on_cancel(self, transaction: ServerTransaction, request: Request, now: float) -> None:
+    def _on_cancel(
+        self, key: tuple[str, ...], request: Request, destination: Destination, now: float
+    ) -> None:
         invite = self.core.servers.get(transaction_key(request, "INVITE"))
         if invite is None:
-            self._refuse(transaction, 481, now)
+            self._on_outside(key, request, destination, (destination.host, destination.port), now)
             return
+        transaction = self.core.start_server(key, request, destination)
         transaction.respond(reply(request, 200, invite.tag or self.core.token()), now)
         if invite.on_cancel is not None and not invite.answered:
             invite.on_cancel(request, now)
 
-    def _on_new(self, transaction: ServerTransaction, request: Request, addr: Address, now: float) -> None:
+    def _on_outside(
+        self, key: tuple[str, ...], request: Request, destination: Destination, addr: Address, now: float
+    ) -> None:
+        """A request outside of any dialog: first of all, may its sender speak to us?"""
+        if len(self.core.servers) >= self.core.settings.max_transactions:
+            self.core.counters.blocked += 1
+            return
         try:
-            self._check_target(request)
-        except Refusal as refusal:
-            self._refuse(transaction, refusal.code, now, refusal.headers)
+            trunk = self._gate.check(request, addr[0], now)
+        except Blocked:
+            self.core.counters.blocked += 1
             return
-        except PeerError as error:
-            self._refuse(transaction, error.code, now)
+        except Denied as denied:
+            challenges = tuple(("WWW-Authenticate", value) for value in denied.challenges)
+            self._refuse(self.core.start_server(key, request, destination), denied.code, now, challenges)
             return
-        tag = request.to.tag
-        if tag is not None:
-            call = self.calls.in_dialog(request.call_id, tag)
-            if call is None:
-                self._refuse(transaction, 481, now)
-            else:
-                call.on_request(transaction, request, now)
+        transaction = self.core.start_server(key, request, destination)
+        if not self._passes(transaction, request, now):
+            return
+        if request.to.tag is not None:
+            self._refuse(transaction, 481, now)
         elif request.method == "INVITE":
-            self._on_invite(transaction, request, addr, now)
+            self._on_invite(transaction, request, addr, trunk, now)
         elif request.method == "OPTIONS":
             self._on_options(transaction, now)
         else:
             self._refuse(transaction, 603 if request.method == "REFER" else 481, now)
 
+    def _passes(self, transaction: ServerTransaction, request: Request, now: float) -> bool:
+        try:
+            self._check_target(request)
+        except Refusal as refusal:
+            self._refuse(transaction, refusal.code, now, refusal.headers)
+            return False
+        except PeerError as error:
+            self._refuse(transaction, error.code, now)
+            return False
+        return True
+
     def _check_target(self, request: Request) -> None:
         """Method, Request-URI and Require (§8.2.1-8.2.2). Raises PeerError, Refusal among them."""
+        if request.method == "CANCEL":
+            return  # what it cancels is gone, and Require is not looked at (§9.2)
         if request.method not in KNOWN:
             raise Refusal(405 if request.method in RECOGNISED else 501, ("Allow", ALLOW))
         parse_uri(request.uri)
@@ -181,7 +212,9 @@ class Reception:
     def _full(self) -> bool:
         return self.core.refusing or len(self.calls.by_id) >= self.core.settings.max_calls
 
-    def _on_invite(self, transaction: ServerTransaction, request: Request, addr: Address, now: float) -> None:
+    def _on_invite(
+        self, transaction: ServerTransaction, request: Request, addr: Address, trunk: str | None, now: float
+    ) -> None:
         try:
             _check_accept(request)
             replaces = self._replaced(request)
@@ -208,6 +241,7 @@ class Reception:
                 offer=call.offer,
                 source=addr,
                 transport=transaction.destination.transport,
+                trunk=trunk,
                 replaces=replaces.id if replaces is not None else None,
             )
         )

@@ -120,6 +120,7 @@ def on_refer(call: SipCall, transaction: ServerTransaction, request: Request, no
         call.answer(transaction, error.code, now)
         return
     call.introduce_answer(transaction, 202, now)
+    report(call, 100, "Trying", now)
     call.core.emit(TransferRequested(call.id, target, replaces))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from sip.events import Address, Transport
 
@@ -27,6 +27,61 @@ class Credentials:
     password: str = field(repr=False)
     realm: str | None = None
     """None: any realm that asks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trunk:
+    """A carrier or PBX that may call us: known by its addresses, or by the digest it presents."""
+
+    name: str
+    addresses: tuple[str, ...] = ()
+    """IP addresses or networks, such as 203.0.113.0/24."""
+    credentials: Credentials | None = None
+    """What it must present when it comes from elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who is let in. A trunk's address always is; where any trunk has credentials, everybody else must
+    show some; where none has, `open` decides."""
+
+    open: bool = True
+    """Anybody may call (as long as no trunk has credentials)."""
+    trunks: tuple[Trunk, ...] = ()
+    unknown: Literal["ignore", "refuse"] = "ignore"
+    """What strangers get while not open: nothing at all, or 403."""
+    realm: str = "moshi-gateway"
+    algorithms: tuple[str, ...] = ("SHA-256", "MD5")
+    """Digests we ask for, best first (RFC 8760)."""
+    flood_per_s: float = 1_000.0
+    """Messages a second that one address may send before any is parsed; twice that in a burst."""
+    stranger_per_s: float = 5.0
+    """Requests a second of one address that is not let in, or not yet; four times that in a burst."""
+    failures_before_ban: int = 10
+    ban_s: float = 600.0
+
+    @property
+    def flood_burst(self) -> float:
+        return 2 * self.flood_per_s
+
+    @property
+    def stranger_burst(self) -> float:
+        return 4 * self.stranger_per_s
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """An extension of a PBX, or a subscription of a carrier, that we register (RFC 3261 §10)."""
+
+    name: str
+    registrar: str
+    """Request-URI, such as sip:pbx.example."""
+    aor: str
+    """Address of record, such as sip:1000@pbx.example."""
+    credentials: Credentials | None = None
+    expires_s: int = 3_600
+    destination: Destination | None = None
+    """None: where the registrar's URI leads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,5 +110,8 @@ class AgentSettings:
     """Shortest session interval we take; less gets 422."""
     outbound_proxy: Destination | None = None
     """Requests outside a dialog go here instead of to the URI's host."""
+    access: Access = Access()
+    max_transactions: int = 20_000
+    """Requests of peers remembered at once; beyond that new ones outside of dialogs are dropped."""
     accept_refer: bool = False
     """False: REFER from a peer gets 603 and TransferRequested is not emitted."""

@@ -1,0 +1,215 @@
+"""Who may speak to us: trunks by address, users by digest, strangers by setting; floods and guessers by
+limits that work before anything is parsed (RFC 3261 §22, §26; RFC 8760)."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Literal
+
+from sip.auth import ALGORITHMS, Challenge, digest_response, equal_digests, parse_digest
+from sip.errors import PeerError
+from sip.message import Request
+from sip.settings import Access
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+MAX_SOURCES = 10_000
+"""Addresses remembered at once; the one heard least recently goes."""
+MAX_NONCES = 10_000
+NONCE_S = 120.0
+
+
+class Blocked(PeerError):
+    """The message is dropped without an answer."""
+
+
+class Denied(PeerError):
+    """The request is answered 401 (with `challenges`) or 403."""
+
+    def __init__(self, code: int, challenges: tuple[str, ...] = ()) -> None:
+        super().__init__("not let in", code)
+        self.challenges = challenges
+
+
+@dataclass(slots=True)
+class _Source:
+    """What is remembered of one address."""
+
+    tokens: float
+    strange: float
+    at: float
+    failures: int = 0
+    banned_until: float = 0.0
+
+
+class Gate:
+    """`secret` signs nonces; let it be 32 random bytes."""
+
+    def __init__(self, access: Access, secret: bytes) -> None:
+        """Raises ValueError for an address that is none."""
+        self._access = access
+        self._secret = secret
+        self._trunks: list[tuple[Network, str]] = [
+            (ipaddress.ip_network(address, strict=False), trunk.name)
+            for trunk in access.trunks
+            for address in trunk.addresses
+        ]
+        self._users = {
+            trunk.credentials.username: (trunk.credentials.password, trunk.name)
+            for trunk in access.trunks
+            if trunk.credentials is not None
+        }
+        self._sources: OrderedDict[str, _Source] = OrderedDict()
+        self._by_address: OrderedDict[str, str | None] = OrderedDict()
+        self._counts: OrderedDict[str, int] = OrderedDict()
+
+    def trunk_of(self, host: str) -> str | None:
+        """The trunk whose address list holds a source."""
+        if not self._trunks:
+            return None
+        if host not in self._by_address:
+            self._by_address[host] = self._look_up(host)
+            if len(self._by_address) > MAX_SOURCES:
+                self._by_address.popitem(last=False)
+        return self._by_address[host]
+
+    def _look_up(self, host: str) -> str | None:
+        try:
+            address = ipaddress.ip_address(host.partition("%")[0])
+        except ValueError:
+            return None
+        mapped = getattr(address, "ipv4_mapped", None)
+        address = mapped if mapped is not None else address
+        return next((name for network, name in self._trunks if address in network), None)
+
+    def admits(self, host: str, now: float) -> bool:
+        """Before parsing: False drops the bytes. Trunks are never limited or banned."""
+        if self.trunk_of(host) is not None:
+            return True
+        source = self._source(host, now)
+        if source.banned_until > now or source.tokens < 1:
+            return False
+        source.tokens -= 1
+        return True
+
+    def is_open_to(self, host: str) -> bool:
+        """A source that is let in without a question: it may learn what was wrong with its bytes."""
+        return self.trunk_of(host) is not None or (self._access.open and not self._users)
+
+    def _source(self, host: str, now: float) -> _Source:
+        access = self._access
+        source = self._sources.pop(host, None)
+        if source is None:
+            source = _Source(access.flood_burst, access.stranger_burst, now)
+            if len(self._sources) >= MAX_SOURCES:
+                self._sources.popitem(last=False)
+        past = max(0.0, now - source.at)
+        source.tokens = min(access.flood_burst, source.tokens + past * access.flood_per_s)
+        source.strange = min(access.stranger_burst, source.strange + past * access.stranger_per_s)
+        source.at = now
+        self._sources[host] = source
+        return source
+
+    def check(self, request: Request, host: str, now: float) -> str | None:
+        """Let a request outside of any dialog in: the name of its trunk, or None for an open port.
+
+        Raises Denied, Blocked. Whoever is not let in gets the same whatever user he names.
+        """
+        trunk = self.trunk_of(host)
+        if trunk is not None:
+            return trunk
+        if not self._users:
+            if self._access.open:
+                return None
+            self._spend(host, now)
+            raise Denied(403) if self._access.unknown == "refuse" else Blocked("unknown source")
+        self._spend(host, now)
+        return self._authenticate(request, host, now)
+
+    def _spend(self, host: str, now: float) -> None:
+        """Strangers have a small allowance of their own."""
+        source = self._source(host, now)
+        if source.strange < 1:
+            raise Blocked("too many requests before authentication")
+        source.strange -= 1
+
+    def _authenticate(self, request: Request, host: str, now: float) -> str:
+        header = request.headers.get("authorization")
+        if header is None:
+            raise self._challenge(host, now)
+        outcome, trunk = self._judge(header, request, host, now)
+        if outcome == "wrong":
+            self._note_failure(host, now)
+        if outcome != "right":
+            raise self._challenge(host, now, stale=outcome == "stale")
+        source = self._source(host, now)
+        source.failures = 0
+        source.strange = min(self._access.stranger_burst, source.strange + 2)  # the challenged one and this
+        return trunk
+
+    def _judge(
+        self, header: str, request: Request, host: str, now: float
+    ) -> tuple[Literal["right", "wrong", "stale"], str]:
+        try:
+            digest = parse_digest(header)
+            nonce, algorithm = digest["nonce"], digest.get("algorithm", "MD5")
+            name, given, uri = digest["username"], digest["response"], digest["uri"]
+            count = int(digest["nc"], 16)
+        except (PeerError, KeyError, ValueError):
+            return "wrong", ""
+        if algorithm.lower() not in ALGORITHMS or digest.get("realm") != self._access.realm:
+            return "wrong", ""
+        password, trunk = self._users.get(name, ("no such user", ""))
+        challenge = Challenge(self._access.realm, nonce, None, algorithm, digest.get("qop", "auth"))
+        expected = digest_response(
+            challenge, name, password, request.method, uri,
+            body=request.body, nc=digest["nc"], cnonce=digest.get("cnonce", ""),
+        )  # fmt: skip
+        if not equal_digests(expected, given) or not trunk or uri != request.uri:
+            return "wrong", ""
+        if not self._nonce_is_good(nonce, host, now) or not self._count_is_new(nonce, count):
+            return "stale", ""
+        return "right", trunk
+
+    def _note_failure(self, host: str, now: float) -> None:
+        source = self._source(host, now)
+        source.failures += 1
+        if source.failures >= self._access.failures_before_ban:
+            source.failures, source.banned_until = 0, now + self._access.ban_s
+
+    # Nonces carry their own time and need no memory; only their use is counted.
+
+    def _challenge(self, host: str, now: float, stale: bool = False) -> Denied:
+        nonce = self._sign(f"{int(now * 1_000):x}", host)
+        tail = ", stale=true" if stale else ""
+        realm = self._access.realm.replace("\\", "").replace('"', "")
+        return Denied(
+            401,
+            tuple(
+                f'Digest realm="{realm}", nonce="{nonce}", qop="auth", algorithm={algorithm}{tail}'
+                for algorithm in self._access.algorithms
+            ),
+        )
+
+    def _sign(self, stamp: str, host: str) -> str:
+        seal = hmac.new(self._secret, f"{stamp}|{host}".encode(), hashlib.sha256).hexdigest()[:32]
+        return f"{stamp}.{seal}"
+
+    def _nonce_is_good(self, nonce: str, host: str, now: float) -> bool:
+        stamp, _, _ = nonce.partition(".")
+        if not equal_digests(self._sign(stamp, host), nonce):
+            return False
+        return 0 <= now - int(stamp, 16) / 1_000 + 0.001 <= NONCE_S
+
+    def _count_is_new(self, nonce: str, count: int) -> bool:
+        """nc must grow: a request that was overheard cannot be sent again (RFC 7616 §3.4)."""
+        if count <= self._counts.get(nonce, 0):
+            return False
+        self._counts[nonce] = count
+        self._counts.move_to_end(nonce)
+        if len(self._counts) > MAX_NONCES:
+            self._counts.popitem(last=False)
+        return True
