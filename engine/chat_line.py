@@ -260,5 +260,5 @@ def _refusal(error: aiohttp.WSServerHandshakeError) -> EngineError:
 
 
 def _retry_after(error: aiohttp.WSServerHandshakeError) -> float:
-    value = (error.headers or {}).get("Retry-After", "")
+    value = error.headers.get("Retry-After", "") if error.headers else ""
     return min(float(value), 3600.0) if value.isdigit() else 5.0
