@@ -81,6 +81,16 @@ class Script:
             self.collect()
         self.now = until
 
+    def wait_for(self, method: str, seconds: float) -> Request:
+        """Let time pass until our agent sends a request; its retransmissions are still to come."""
+        until = self.now + seconds
+        while (at := self.agent.ua.get_timer()) is not None and at <= until:
+            self.wait(at - self.now)
+            found = [m for m in self.take() if isinstance(m, Request) and m.method == method]
+            if found:
+                return found[0]
+        raise AssertionError(f"no {method} in {seconds} s")
+
     def take(self) -> list[Request | Response]:
         """What our agent sent since the last take()."""
         self.collect()
