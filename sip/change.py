@@ -146,8 +146,10 @@ class MediaChange:
             return  # a change under way refreshes as well
         if "UPDATE" in self.call.peer_allows:
             self._ours = self.call.send("UPDATE", Reinvite(self, None), now)
-        elif self.call.exchange.local is not None:
-            self.start(self.call.exchange.local, now)
+        elif not self._busy():
+            exchange = self.call.exchange
+            body = (SDP_TYPE, exchange.repeat_offer())
+            self._ours = self.call.send("INVITE", Reinvite(self, exchange.local), now, (), body)
 
     def over(self, now: float) -> None:
         """Our request has its final answer."""

@@ -37,12 +37,18 @@ class MediaExchange:
 
     def make_offer(self, local: LocalMedia) -> bytes:
         """Open an offer of ours; take_answer() or withdraw() closes it."""
-        offer = sdp.offer(local, self._origin, self._seed)
+        offer = sdp.offer(local, self._origin, self._seed, self.sent)
         if self.sent is not None and offer != self.sent:
             self._origin = replace(self._origin, version=self._origin.version + 1)
-            offer = sdp.offer(local, self._origin, self._seed)
+            offer = sdp.offer(local, self._origin, self._seed, self.sent)
         self.offered, self._offered_local = offer, local
         return offer
+
+    def repeat_offer(self) -> bytes:
+        """Offer what is in force, unchanged: a refresh (RFC 4028 §7.4)."""
+        assert self.sent is not None
+        self.offered, self._offered_local = self.sent, self.local
+        return self.sent
 
     def preview_answer(self, body: bytes) -> AgreedMedia:
         """What an answer would agree on, the offer left open (an unreliable 18x). Raises SdpError."""

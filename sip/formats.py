@@ -65,11 +65,22 @@ def read_formats(line: MediaLine) -> list[Format]:
     return formats
 
 
-def offered_formats(codecs: tuple[str, ...], dtmf: bool) -> list[Format]:
-    """What an offer of ours lists. Raises KeyError for a codec that is none of ours."""
-    formats = [Format(PAYLOADS[name].number, name, PAYLOADS[name].rate) for name in codecs]
+def offered_formats(codecs: tuple[str, ...], dtmf: bool, known: list[Format]) -> list[Format]:
+    """What an offer of ours lists; a number once given to a format stays its own (RFC 3264 §8.3.2).
+
+    Raises KeyError for a codec that is none of ours.
+    """
+    wanted = [(name, PAYLOADS[name].rate, PAYLOADS[name].number) for name in codecs]
     if dtmf:
-        formats.append(Format(PAYLOADS[DTMF].number, DTMF, 8_000))
-        if "opus" in codecs:
-            formats.append(Format(110, DTMF, 48_000))
+        wanted += [(DTMF, 8_000, PAYLOADS[DTMF].number)]
+        wanted += [(DTMF, 48_000, 110)] if "opus" in codecs else []
+    numbers = {(item.name, item.rate): item.payload_type for item in reversed(known)}
+    taken = set(numbers.values())
+    formats: list[Format] = []
+    for name, rate, usual in wanted:
+        number = numbers.get((name, rate))
+        if number is None:
+            number = usual if usual not in taken else next(n for n in range(96, 128) if n not in taken)
+            taken.add(number)
+        formats.append(Format(number, name, rate))
     return formats

@@ -142,26 +142,45 @@ def answer(offer: bytes, local: LocalMedia, origin: Origin = Origin(), seed: byt
     return Negotiated(_joined(text), media)
 
 
-def offer(local: LocalMedia, origin: Origin = Origin(), seed: bytes = b"") -> bytes:
-    """An offer of one audio line with everything `local` can do; SAVP where srtp is required."""
-    secure = local.srtp == "require"
-    formats = offered_formats(local.codecs, local.dtmf)
+def offer(
+    local: LocalMedia, origin: Origin = Origin(), seed: bytes = b"", previous: bytes | None = None
+) -> bytes:
+    """An offer of one audio line with everything `local` can do; SAVP where srtp is required.
+
+    `previous` is our description in force, for an offer in mid-call: its lines keep their places, its
+    payload types their numbers, its profile its keys (RFC 3264 §8).
+    """
+    lines = list(parse_description(previous).media) if previous is not None else []
+    at = _active_line(lines)
+    active = lines[at] if lines else None
+    secure = local.srtp == "require" or (active is not None and _is_secure(active))
+    formats = offered_formats(local.codecs, local.dtmf, read_formats(active) if active else [])
     text = _session_text(local, origin, "0 0")
-    text += _media_text(local, "RTP/SAVP" if secure else "RTP/AVP", formats, local.direction)
-    if local.rtcp_mux:
-        text.append("a=rtcp-mux")
-    if secure:
-        text += [f"a=crypto:{line}" for line in sdes.offer_lines(seed or os.urandom(32))]
+    for index, line in enumerate(lines or [None]):
+        if index != at and line is not None:
+            text.append(f"m={line.kind} 0 {line.protocol} {line.formats[0]}")
+            continue
+        text += _media_text(local, "RTP/SAVP" if secure else "RTP/AVP", formats, local.direction)
+        if local.rtcp_mux:
+            text.append("a=rtcp-mux")
+        if secure:
+            text += [f"a=crypto:{item}" for item in sdes.offer_lines(seed or os.urandom(32))]
     return _joined(text)
+
+
+def _active_line(lines: list[MediaLine]) -> int:
+    """Which line of our own description is the one in use."""
+    return next((at for at, line in enumerate(lines) if line.port), 0)
 
 
 def accept_answer(offered: bytes, answered: bytes, local: LocalMedia) -> AgreedMedia:
     """What the peer's answer to our offer agreed on. Raises MalformedSdp, NoCommonCodec."""
-    ours = parse_description(offered).media[0]
-    media = parse_description(answered).media
-    if not media or media[0].port == 0 or media[0].kind != ours.kind:
+    offered_lines = list(parse_description(offered).media)
+    at = _active_line(offered_lines)
+    ours, media = offered_lines[at], parse_description(answered).media
+    if len(media) <= at or media[at].port == 0 or media[at].kind != ours.kind:
         raise NoCommonCodec("the answer refuses our audio line")
-    line = media[0]
+    line = media[at]
     if _is_secure(line) != _is_secure(ours):
         raise NoCommonCodec("the answer changes the profile")
     known = {(item.name, item.rate): item.payload_type for item in read_formats(ours)}

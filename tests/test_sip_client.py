@@ -388,3 +388,23 @@ def test_ringing_is_told_before_the_answer() -> None:
     assert (event.code, event.reason) == (180, "Ringing")
     peer.deliver(respond(invite, 200, body=OFFER))
     assert isinstance(peer.agent.events[-1], CallAnswered) and isinstance(peer.take()[-1], Request | Response)
+
+
+def test_an_offer_in_mid_call_keeps_every_line_in_its_place_and_every_number() -> None:
+    """RFC 3264 §8: lines may not vanish, and a payload type may not come to mean something else."""
+    body = OFFER.replace(b"m=audio", b"m=video 7000 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\nm=audio", 1)
+    body = body.replace(b" 101", b" 97").replace(b":101 ", b":97 ")
+    peer = Script(Agent())
+    peer.deliver(request(body=body))
+    call = peer.agent.one(CallOffered).call
+    peer.agent.ua.accept(call, OURS, peer.now)
+    tag = peer.response().to.tag or ""
+    peer.deliver(request("ACK", branch="z9hG4bK-a", to_tag=tag, body=None))
+    peer.agent.ua.hold(call, peer.now)
+    offer = peer.request("INVITE")
+    lines = [line for line in offer.body.split(b"\r\n") if line.startswith(b"m=")]
+    assert lines == [b"m=video 0 RTP/AVP 96", b"m=audio 40000 RTP/AVP 0 8 97"]
+    answer = body.replace(b"video 7000", b"video 0") + b"a=recvonly\r\n"
+    peer.deliver(respond(offer, 200, body=answer))
+    media = peer.agent.one(MediaChanged).media
+    assert (media.direction, media.dtmf_payload_type, media.remote_port) == ("sendonly", 97, 50000)
