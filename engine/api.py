@@ -169,6 +169,13 @@ class Slot(Protocol):
         """Let the agent speak again after interrupt()."""
         ...
 
+    def inject(self, text: str) -> bool:
+        """Make the agent say these words, one piece a frame, after those it still has to say.
+
+        False: this engine cannot. An interrupt drops what is waiting.
+        """
+        ...
+
     def close(self) -> None:
         """Free the place. Idempotent."""
         ...

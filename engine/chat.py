@@ -96,6 +96,9 @@ class ChatStepper:
     def release(self, slot: int) -> None:
         pass
 
+    def inject(self, slot: int, text: str) -> None:
+        """Never called: this engine has no words of its own."""
+
     def step(self, pcm: Batch, active: Mask) -> ChatStep:
         text = np.full(len(active), -1)
         valid = np.zeros(len(active), np.bool_)
@@ -147,7 +150,7 @@ class ChatEngine(TickEngine):
         try:
             await line.connect()
             self._chat.lines[taken] = line
-            slot = self._seat(taken, persona)
+            slot = self._seat(taken, lambda row: self._chat.open(row, persona))
         except BaseException:
             await line.close()
             self.table.free(taken)

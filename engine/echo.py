@@ -81,6 +81,9 @@ class EchoStepper:
     def release(self, slot: int) -> None:
         self._silent[slot] = False
 
+    def inject(self, slot: int, text: str) -> None:
+        """Never called: this engine has no words of its own."""
+
     def step(self, pcm: Batch, active: Mask) -> EchoStep:
         """(slots, 1920) in and out; every active slot gets a frame."""
         length = self._past.shape[1]

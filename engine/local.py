@@ -21,16 +21,18 @@ from engine.clock import TickTimes
 from engine.forecast import BUDGET_MS, PageForecast, relief, slots_within
 from engine.frames import Batch, Mask
 from engine.rows import AudioRows
+from engine.slot import RowSlot
 from engine.slots import SlotTable
 from engine.tick import TICK_MS, Stepped, TickEngine
 
 if TYPE_CHECKING:
-    from engine.runner import ModelRunner
+    from engine.runner import ModelRunner, SlotSnapshot
 
 log = logging.getLogger(__name__)
 
 _LEAST_PAGES = 3
 """Of a call under page pressure: two of window and the one being begun."""
+_NOTHING_TO_PARK = "the call has not begun or has ended: there is nothing to park"
 _WARM_TICKS, _MEASURED_TICKS = 3, 20
 
 Progress = Callable[[str], None]
@@ -105,6 +107,16 @@ class ModelStepper:
     def release(self, slot: int) -> None:
         self._runner.release(slot)
 
+    def inject(self, slot: int, text: str) -> None:
+        try:
+            self._runner.inject(slot, text)
+        except ValueError as error:
+            log.warning("words for slot %d were dropped: %s", slot, error)
+
+    def restore(self, slot: int, snapshot: SlotSnapshot) -> None:
+        self._runner.restore(slot, snapshot)
+        self._open.add(slot)
+
 
 def load_runner(options: LocalOptions, progress: Progress) -> ModelRunner:
     """Blocks for seconds to minutes. Raises EngineError (CheckpointError, OutOfMemory among them)."""
@@ -162,6 +174,8 @@ def _timed(runner: ModelRunner, noise: Batch, calls: int) -> TickTimes:
 
 class LocalEngine(TickEngine):
     """An Engine over a checkpoint. start() loads it; open() admits by tick time and pages."""
+
+    can_inject = True
 
     def __init__(
         self,
@@ -233,6 +247,26 @@ class LocalEngine(TickEngine):
         if held and self.times.recent_ms(99) > self.options.budget_ms:
             raise EngineFull(f"{len(held)} calls already take the time there is", retry_s)
 
+    async def park(self, slot: RowSlot) -> SlotSnapshot:
+        """Take the call's state out and close its slot. Raises EngineError while its prompt still runs."""
+        runner = self._loaded()
+        if slot.ended is not None:
+            raise EngineError(_NOTHING_TO_PARK)
+        snapshot = await self.ask(lambda: _snapshot(runner, slot))
+        slot.close()
+        return snapshot
+
+    async def unpark(self, snapshot: SlotSnapshot, row: int | None = None) -> RowSlot:
+        """A slot that goes on where the parked call stopped. Raises EngineFull, EngineRefused."""
+        self._loaded()
+        taken = await self._reserve(row)
+        return self._seat(taken, lambda slot: self._model.restore(slot, snapshot) if self._model else None)
+
+    def _loaded(self) -> ModelRunner:
+        if self._runner is None:
+            raise EngineError("the model is not loaded: start the engine first")
+        return self._runner
+
     def capacity(self) -> Capacity:
         now = super().capacity()
         if self._runner is None or self._model is None:
@@ -240,6 +274,12 @@ class LocalEngine(TickEngine):
         pages = self._runner.pages
         figures = {"pages": pages.total, "pages_used": pages.used, "pages_shrunk": self._model.shrunk_pages}
         return replace(now, detail=now.detail | {name: float(n) for name, n in figures.items()})
+
+
+def _snapshot(runner: ModelRunner, slot: RowSlot) -> SlotSnapshot:
+    if slot.ended is not None or not runner.ready(slot.row):
+        raise EngineError(_NOTHING_TO_PARK)
+    return runner.snapshot(slot.row)
 
 
 class _Unloaded:
@@ -260,3 +300,5 @@ class _Unloaded:
     def interrupt(self, slot: int, unheard_frames: int) -> None: ...
 
     def release(self, slot: int) -> None: ...
+
+    def inject(self, slot: int, text: str) -> None: ...

@@ -73,6 +73,8 @@ class SlotOwner(Protocol):
 
     def release(self, slot: RowSlot) -> None: ...
 
+    def inject(self, slot: RowSlot, text: str) -> bool: ...
+
 
 class RowSlot:
     """A Slot over one row; see engine.api.Slot for what its methods promise."""
@@ -145,6 +147,9 @@ class RowSlot:
     def release(self) -> None:
         if self.ended is None:
             self._owner.release(self)
+
+    def inject(self, text: str) -> bool:
+        return self.ended is None and self._owner.inject(self, text)
 
     def close(self) -> None:
         if self._closed:

@@ -13,7 +13,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from concurrent.futures import Future
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,8 @@ from engine.slot import Bell, RowSlot
 from engine.slots import SlotTable
 
 log = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
 
 TICK_MS = 1e3 * TICK_S
 _STALLED_S = 0.5
@@ -72,6 +75,10 @@ class Stepper(Protocol):
 
     def release(self, slot: int) -> None: ...
 
+    def inject(self, slot: int, text: str) -> None:
+        """Force words; called only where the engine says that it can."""
+        ...
+
 
 class TickEngine:
     """An Engine over a Stepper.
@@ -81,6 +88,7 @@ class TickEngine:
     """
 
     can_interrupt = True
+    can_inject = False
 
     def __init__(
         self, name: str, stepper: Stepper, rows: AudioRows, table: SlotTable, phase: float = 0.0
@@ -99,6 +107,7 @@ class TickEngine:
         self._slots: dict[int, RowSlot] = {}  # the tick thread's: those the stepper has opened
         self._orders: deque[Callable[[], None]] = deque()
         self._left: deque[int] = deque()
+        self._asked: set[Future[Any]] = set()
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
         self._down: str | None = _NOT_STARTED
@@ -126,22 +135,26 @@ class TickEngine:
     async def open(self, persona: Persona = Persona(), row: int | None = None) -> RowSlot:
         self._stepper.check(persona)
         self.admit(persona)
-        return self._seat(await self._reserve(row), persona)
+        return self._seat(await self._reserve(row), lambda slot: self._stepper.open(slot, persona))
 
     def admit(self, persona: Persona) -> None:
         """Raises EngineFull where more than a free row is needed and is not there."""
 
     async def _reserve(self, row: int | None) -> int:
-        while (taken := self._take_row(row)) is None:
-            await self.bell.wait()
-        return taken
+        while True:
+            freed = self.bell.wait()
+            if (taken := self._take_row(row)) is not None:
+                freed.cancel()
+                return taken
+            await freed
 
-    def _seat(self, row: int, persona: Persona) -> RowSlot:
+    def _seat(self, row: int, join: Callable[[int], None]) -> RowSlot:
+        """A slot on a reserved row; `join` opens it in the stepper, on the tick thread."""
         if self._down is not None:
             raise EngineError(self._down)
         self.frames.clear(row)
         slot = self._open[row] = RowSlot(row, self)
-        self._orders.append(lambda: self._join(slot, persona))
+        self._orders.append(lambda: self._join(slot, join))
         return slot
 
     def _take_row(self, row: int | None) -> int | None:
@@ -192,6 +205,21 @@ class TickEngine:
     def release(self, slot: RowSlot) -> None:
         self._orders.append(lambda: self._resume(slot))
 
+    def inject(self, slot: RowSlot, text: str) -> bool:
+        if self.can_inject:
+            self._orders.append(lambda: self._force(slot, text))
+        return self.can_inject
+
+    async def ask(self, question: Callable[[], Answer]) -> Answer:
+        """What the question, put on the tick thread between two steps, returns or raises as EngineError."""
+        if self._down is not None:
+            raise EngineError(self._down)
+        answer: Future[Answer] = Future()
+        self._asked.add(answer)
+        answer.add_done_callback(self._asked.discard)
+        self._orders.append(lambda: _put(question, answer))
+        return await asyncio.wrap_future(answer)
+
     def retire(self, slot: RowSlot, reason: str) -> None:
         """End one slot whose source of frames is gone; its row stays its caller's until close()."""
         slot.end(reason)
@@ -208,6 +236,9 @@ class TickEngine:
     def fail(self, reason: str) -> None:
         """End every slot and take no more."""
         self._down = self._down or reason
+        for question in list(self._asked):
+            if question.running() or question.set_running_or_notify_cancel():
+                question.set_exception(EngineError(self._down))
         for slot in list(self._open.values()):
             slot.end(reason)
         self.bell.ring()
@@ -262,13 +293,13 @@ class TickEngine:
         self._gains[moving] = self._wanted_gains[moving]
         return pcm
 
-    def _join(self, slot: RowSlot, persona: Persona) -> None:
+    def _join(self, slot: RowSlot, join: Callable[[int], None]) -> None:
         if slot.ended is not None:
             return
         self._slots[slot.row] = slot
         self._gains[slot.row] = self._wanted_gains[slot.row] = 1.0
         try:
-            self._stepper.open(slot.row, persona)
+            join(slot.row)
         except EngineError as error:
             slot.end(str(error))
             return
@@ -291,10 +322,23 @@ class TickEngine:
             unheard = 0 if heard_samples is None else max(0, spoken - heard_samples)
             self._stepper.interrupt(slot.row, unheard // FRAME)
 
+    def _force(self, slot: RowSlot, text: str) -> None:
+        if self._active[slot.row] and self._slots.get(slot.row) is slot:
+            self._stepper.inject(slot.row, text)
+
     def _resume(self, slot: RowSlot) -> None:
         if self._active[slot.row] and self._slots.get(slot.row) is slot:
             self._wanted_gains[slot.row] = 1.0
             self._stepper.release(slot.row)
+
+
+def _put(question: Callable[[], Answer], answer: Future[Answer]) -> None:
+    if not answer.set_running_or_notify_cancel():
+        return
+    try:
+        answer.set_result(question())
+    except EngineError as error:
+        answer.set_exception(error)
 
 
 _RAMP = np.linspace(0.0, 1.0, FRAME, dtype=np.float32)

@@ -100,7 +100,7 @@ class WorkerEngine(TickEngine):
         taken = await self._reserve(row)
         try:
             link = await self._place(taken, persona)
-            slot = self._seat(taken, persona)
+            slot = self._seat(taken, lambda row: None)
         except BaseException:
             self.table.free(taken)
             raise
@@ -156,6 +156,12 @@ class WorkerEngine(TickEngine):
 
     def release(self, slot: RowSlot) -> None:
         self._link_to(slot.row, lambda link, call: link.say(wire.Release(call)))
+
+    def inject(self, slot: RowSlot, text: str) -> bool:
+        index = int(self._link_of[slot.row])
+        if index == _NOWHERE or not self.links[index].injects:
+            return False
+        return self._link_to(slot.row, lambda link, call: link.say(wire.Inject(call, text)))
 
     def capacity(self) -> Capacity:
         now = super().capacity()
@@ -281,3 +287,5 @@ class _Elsewhere:
     def interrupt(self, slot: int, unheard_frames: int) -> None: ...
 
     def release(self, slot: int) -> None: ...
+
+    def inject(self, slot: int, text: str) -> None: ...

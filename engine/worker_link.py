@@ -50,6 +50,7 @@ class WorkerLink:
         self.up = False
         self.draining = False
         self.interrupts = True
+        self.injects = False
         self.engine = ""
         self.load = Capacity(slots=0, used=0)
         self.batches = 0
@@ -83,7 +84,7 @@ class WorkerLink:
             await socket.close()
             raise
         self._socket, self._unsent, self._silent_ticks = socket, asyncio.Queue(), 0
-        self.engine, self.interrupts = welcome.engine, welcome.interrupts
+        self.engine, self.interrupts, self.injects = welcome.engine, welcome.interrupts, welcome.injects
         self.up = True
 
     async def _dial(self, http: aiohttp.ClientSession) -> aiohttp.ClientWebSocketResponse:

@@ -14,7 +14,7 @@ import dataclasses
 import json
 import struct
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,6 +123,8 @@ class Welcome:
     engine: str
     interrupts: bool
     """Whether its engine can be interrupted."""
+    injects: bool = False
+    """Whether words can be forced on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +175,14 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True)
+class Inject:
+    """Gateway → worker: the agent is to say these words."""
+
+    call: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Load:
     """Worker → gateway, once a second and at every change: engine.api.Capacity."""
 
@@ -210,27 +220,12 @@ Control = (
     | Ended
     | Interrupt
     | Release
+    | Inject
     | Load
     | Draining
     | Fault
 )
-_KINDS: dict[str, type[Control]] = {
-    kind.__name__.lower(): kind
-    for kind in (
-        Greeting,
-        Welcome,
-        Open,
-        Opened,
-        Refused,
-        Close,
-        Ended,
-        Interrupt,
-        Release,
-        Load,
-        Draining,
-        Fault,
-    )
-}
+_KINDS: dict[str, type[Control]] = {kind.__name__.lower(): kind for kind in get_args(Control)}
 _CHECKS: dict[str, tuple[type, ...]] = {
     "int": (int,),
     "float": (int, float),

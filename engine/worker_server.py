@@ -101,7 +101,7 @@ class GatewayLink:
             raise wire.WorkerVersionError(greeting.version)
         engine = self._engine
         engine.follow(time.monotonic() + greeting.tick_in_ms / 1e3 + FOLLOW_S)
-        await self._send(wire.Welcome(wire.VERSION, engine.name, engine.can_interrupt))
+        await self._send(wire.Welcome(wire.VERSION, engine.name, engine.can_interrupt, engine.can_inject))
 
     # -- from the gateway ---------------------------------------------------------------------------
 
@@ -138,6 +138,9 @@ class GatewayLink:
             case wire.Release(call):
                 if (held := self.calls.get(call)) is not None:
                     held.slot.release()
+            case wire.Inject(call, text):
+                if (held := self.calls.get(call)) is not None:
+                    held.slot.inject(text)
             case wire.Fault():
                 await self._socket.close()
             case _:

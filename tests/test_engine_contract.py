@@ -310,6 +310,19 @@ async def test_text_comes_with_its_frame_and_as_events(rig: Rig) -> None:
     assert said and said == [(event.frame, event.text) for event in events if event.frame < len(frames)]
 
 
+async def test_words_are_put_in_the_agents_mouth_where_the_engine_can(rig: Rig) -> None:
+    slot = await rig.engine.open(Persona(seed=2))
+    await run(rig, [slot], 3)
+    slot.take_events()
+    if not slot.inject("hello my name is number one"):
+        return
+    await run(rig, [slot], 40)
+    said = "".join(event.text for event in slot.take_events() if isinstance(event, TextSpoken))
+    assert "hello my name is number one" in said
+    slot.close()
+    assert slot.inject("more") is False
+
+
 async def test_an_interrupted_agent_falls_silent_until_released(rig: Rig) -> None:
     slot = await rig.engine.open()
     await run(rig, [slot], 6)

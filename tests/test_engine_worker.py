@@ -93,6 +93,7 @@ MESSAGES = [
     wire.Ended(3, "gone"),
     wire.Interrupt(3, 1920),
     wire.Release(3),
+    wire.Inject(3, "hello"),
     wire.Load(8, 3, detail={"pages": 4.0}),
     wire.Draining(),
     wire.Fault("version", "no"),
