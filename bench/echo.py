@@ -1,0 +1,139 @@
+"""How well the echo goes and the caller stays: ours beside AEC3, Speex and nothing.
+
+    python bench/echo.py [--quick] [--json FILE] [--speech DIR] [--voices ast_en,ast_it]
+
+A table a scene, one of averages, then one line of JSON. Speech: see echo_scenes.py. AEC3 is
+`pip install pywebrtc-audio`, Speex is Debian's libspeexdsp1; a column that is missing is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from bench import echo_peers, echo_scenes
+from bench.echo_measures import Marks, measure, total
+from bench.echo_scenes import Scene
+from gateway.media.echo import EchoCanceller
+
+HERE = Path(__file__).resolve().parent
+Pcm = NDArray[np.float32]
+Cancelled = tuple[Pcm, Pcm]
+"""Cleaned audio (scenes, samples) and, a block, the echo power that may remain in it (scenes, blocks)."""
+
+
+def ours(scenes: list[Scene]) -> Cancelled:
+    """All scenes as the rows of one canceller, stepped as the media plane does: hear, then prepare."""
+    heard = np.stack([scene.heard for scene in scenes])
+    sent = np.stack([scene.sent for scene in scenes])
+    lost = np.stack([scene.concealed for scene in scenes])
+    block = scenes[0].rate // 50
+    count = heard.shape[1] // block
+    rows = np.arange(len(scenes))
+    canceller = EchoCanceller(len(scenes), scenes[0].rate)
+    for row in rows:
+        canceller.open(int(row))
+    canceller.sent(rows, sent[:, :block])
+    out, left = np.zeros_like(heard), np.zeros((len(scenes), count), np.float32)
+    for tick in range(count):
+        at = slice(tick * block, (tick + 1) * block)
+        following = np.zeros((len(scenes), block), np.float32)
+        if tick + 1 < count:
+            following = sent[:, at.stop : at.stop + block]
+        out[:, at] = canceller.hear(rows, heard[:, at], lost[:, at].sum(axis=1).astype(np.int32))
+        canceller.sent(rows, following)
+        left[:, tick] = canceller.left(rows)
+    return out, left
+
+
+def one_by_one(cancel: Callable[[Scene], Pcm]) -> Callable[[list[Scene]], Cancelled]:
+    def run(scenes: list[Scene]) -> Cancelled:
+        out = np.stack([cancel(scene) for scene in scenes])
+        return out, np.zeros((len(scenes), out.shape[1] // (scenes[0].rate // 50)), np.float32)
+
+    return run
+
+
+def columns() -> dict[str, Callable[[list[Scene]], Cancelled]]:
+    """The cancellers this machine can run."""
+    found: dict[str, Callable[[list[Scene]], Cancelled]] = {"ours": ours}
+    if echo_peers.has_aec3():
+        found["AEC3"] = one_by_one(echo_peers.aec3)
+    if echo_peers.has_speex():
+        found["Speex"] = one_by_one(echo_peers.speex)
+    found["nothing"] = one_by_one(lambda scene: scene.heard)
+    return found
+
+
+def core_share(count: int, rate: int = 8_000, seconds: float = 4.0) -> float:
+    """Percent of a core a call, always on: every row has an echo and an agent who never pauses."""
+    block, rng = rate // 50, np.random.default_rng(1)
+    ticks = int(seconds * 50)
+    speech = (0.1 * rng.standard_normal((count, (ticks + 4) * block))).astype(np.float32)
+    canceller, rows = EchoCanceller(count, rate), np.arange(count)
+    none = np.zeros(count, np.int32)
+    for row in rows:
+        canceller.open(int(row))
+    spent = 0.0
+    for tick in range(ticks + 200):
+        at = tick % (ticks - 1) * block
+        echo = 0.2 * speech[:, at : at + block]
+        start = time.thread_time()
+        canceller.hear(rows, echo, none)
+        canceller.sent(rows, speech[:, at + block : at + 2 * block])
+        if tick >= 200:  # past the filters' start
+            spent += time.thread_time() - start
+    return 100 * spent / (ticks * 0.02) / count
+
+
+def show(name: str, results: dict[str, dict[str, Marks]], scenes: list[str]) -> None:
+    print(f"\n{name}")
+    print(f"  {'':24}" + "".join(f"{column:^46}" for column in results))
+    head = "false miss  cut%  PESQ  ERLE 0-1s 1-3s"
+    print(f"  {'':24}" + "".join(f"{head:^46}" for _ in results))
+    for scene in scenes:
+        print(f"  {scene:24}" + "".join(f"{column[scene].line():^46}" for column in results.values()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="one voice, a third of the scenes, no peers")
+    parser.add_argument("--json", type=Path, help="also write the JSON here")
+    parser.add_argument("--speech", type=Path, default=echo_scenes.default_folder())
+    parser.add_argument("--voices", default="ast_en,ast_it,ast_ru,esp")
+    parser.add_argument("--only", default="", help="columns to run, such as ours,AEC3")
+    args = parser.parse_args()
+    recipes = echo_scenes.quick() if args.quick else echo_scenes.RECIPES
+    voices = args.voices.split(",")[: 1 if args.quick else None]
+    chosen = {name: run for name, run in columns().items() if not args.only or name in args.only.split(",")}
+    everything: dict[str, list[Marks]] = {name: [] for name in chosen}
+    for voice in voices:
+        scenes = echo_scenes.scenes_of(args.speech, voice, recipes)
+        results = {}
+        for name, run in chosen.items():
+            results[name] = {mark.scene: mark for mark in measure(scenes, *run(scenes))}
+            everything[name] += results[name].values()
+        show(voice, results, [scene.name for scene in scenes])
+    print("\nall")
+    sums = {name: total(marks) for name, marks in everything.items()}
+    for name, values in sums.items():
+        print(f"  {name:8}", "  ".join(f"{key} {value}" for key, value in values.items()))
+    shares = {str(count): round(core_share(count), 4) for count in ((1, 20) if args.quick else (1, 100, 200))}
+    print("  core share a call, percent:", shares)
+    line = json.dumps({"bench": "echo", "voices": voices, "columns": sums, "core_percent_a_call": shares})
+    print(line)
+    if args.json:
+        args.json.write_text(line + "\n")
+
+
+if __name__ == "__main__":
+    main()

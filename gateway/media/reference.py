@@ -1,0 +1,102 @@
+"""SentRows: what was sent to each caller, read back at any fractional delay.
+
+A caller whose clock runs 100 ppm beside ours gives an echo that moves by a sample every 1.25 s; the
+reference is read at that pace, so that the filter behind it sees a path that stands still.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gateway.media.compiled import kernel
+
+F32 = NDArray[np.float32]
+Rows = NDArray[np.intp]
+
+TAPS = 16
+PHASES = 256
+AHEAD = TAPS // 2
+"""Samples after a position that reading it needs."""
+
+
+def _table() -> F32:
+    """(PHASES + 1, TAPS) Kaiser-windowed sinc, cut at 0.95 of Nyquist, unity at DC."""
+    fraction = np.arange(PHASES + 1)[:, None] / PHASES
+    x = np.arange(TAPS)[None, :] - (AHEAD - 1) - fraction
+    window = np.i0(8.0 * np.sqrt(np.maximum(1 - (x / (AHEAD + 0.01)) ** 2, 0))) / np.i0(8.0)
+    taps = 0.95 * np.sinc(0.95 * x) * window
+    return np.asarray(taps / taps.sum(axis=1, keepdims=True), dtype=np.float32)
+
+
+TABLE = _table()
+
+
+def _read(ring: Any, rows: Any, start: Any, step: Any, table: Any, out: Any) -> None:
+    """out[q, n] = ring[rows[q]] at the position start[q] + n * step[q]."""
+    size, count, taps = ring.shape[1], out.shape[1], table.shape[1]
+    phases = table.shape[0] - 1
+    for q in range(len(rows)):
+        line = ring[rows[q]]
+        for n in range(count):
+            position = start[q] + n * step[q]
+            base = int(np.floor(position))
+            fine = (position - base) * phases
+            phase = int(fine)
+            blend = np.float32(fine - phase)
+            low, high = table[phase], table[phase + 1] if phase < phases else table[phase]
+            at = (base - (taps // 2 - 1)) % size
+            value = np.float32(0)
+            for tap in range(taps):
+                k = at + tap
+                if k >= size:
+                    k -= size
+                value += line[k] * (low[tap] + blend * (high[tap] - low[tap]))
+            out[q, n] = value
+
+
+def _read_numpy(ring: F32, rows: Rows, start: Any, step: Any, table: F32, out: F32) -> None:
+    position = start[:, None] + np.arange(out.shape[1]) * step[:, None]
+    base = np.floor(position).astype(np.int64)
+    fine = (position - base) * PHASES
+    phase = fine.astype(np.int64)
+    blend = (fine - phase).astype(np.float32)[..., None]
+    weights = table[phase] + blend * (table[np.minimum(phase + 1, PHASES)] - table[phase])
+    index = (base[..., None] - (AHEAD - 1) + np.arange(TAPS)) % ring.shape[1]
+    out[:] = np.sum(ring[rows[:, None, None], index] * weights, axis=2)
+
+
+read = kernel(_read, _read_numpy)
+
+
+class SentRows:
+    """Rings of the last `seconds` sent on `count` rows at one rate, all on one count of samples."""
+
+    def __init__(self, count: int, rate: int, seconds: float = 3.2) -> None:
+        self.block = rate // 50
+        self.size = int(seconds * 50) * self.block
+        self.ring = np.zeros((count, self.size), np.float32)
+        self.now = 0
+        """Samples since the beginning, the same for all rows; what lies before it can be read."""
+
+    def clear(self, row: int) -> None:
+        self.ring[row] = 0
+
+    def advance(self) -> None:
+        """A tick has passed; rows that get no write() before the next have sent silence."""
+        self.now += self.block
+        column = self.now % self.size
+        self.ring[:, column : column + self.block] = 0
+
+    def write(self, rows: Rows, pcm: F32) -> None:
+        """The block (n, L) from `now` on: it can be read after the next advance()."""
+        column = self.now % self.size
+        self.ring[rows, column : column + self.block] = pcm
+
+    def at(self, rows: Rows, start: NDArray[np.float64], step: NDArray[np.float64], count: int) -> F32:
+        """(n, count) samples from fractional positions start (n,) on, `step` (n,) apart."""
+        out = np.empty((len(rows), count), np.float32)
+        read(self.ring, rows, start, step, TABLE, out)
+        return out

@@ -1,0 +1,182 @@
+"""SpeechDetector: who of the callers is speaking, by Silero over all rows at once behind an energy gate.
+
+It takes 8 kHz blocks of 20 ms that have gone through the echo canceller. A row's frame is judged only when
+it stands over the row's noise, over what echo may remain in it and not far below the caller's own voice;
+all else is silence at no cost. It knows no policy: how long speech must last to matter is the Duplex's.
+
+Model: Silero VAD v5, `silero_vad.onnx` as shipped inside pipecat-ai; 256 samples a frame at 8 kHz after 32
+samples of context, state (2, n, 128).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+F32 = NDArray[np.float32]
+Rows = NDArray[np.intp]
+
+RATE = 8_000
+BLOCK = 160
+FRAME = 256
+"""Samples judged at once: 32 ms."""
+CONTEXT = 32
+GROUPS = 8
+"""Rows begin their first frame at one of 8 offsets, so that a tick judges about as many as any other."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechSettings:
+    """When a frame counts as the caller's speech."""
+
+    start: float = 0.5
+    """Probability from which silence turns to speech."""
+    stay: float = 0.35
+    """Probability down to which speech goes on."""
+    over_noise_db: float = 7.0
+    over_echo_db: float = 10.0
+    """Above what the canceller says may remain of the agent's voice."""
+    below_caller_db: float = 22.0
+    """How far below the caller's usual voice a frame may be."""
+    least_dbfs: float = -58.0
+    hangover_ms: float = 320.0
+    """Speech has stopped after so long without a frame of it."""
+
+
+class ModelMissing(Exception):
+    """Silero's model file or onnxruntime is not installed; the message says what to install."""
+
+
+class Silero:
+    """The ONNX session, one thread, any number of rows a call."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise ModelMissing("speech detection needs onnxruntime: pip install onnxruntime") from error
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        model = str(path or model_path())
+        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self._rate = np.array(RATE, np.int64)
+
+    def __call__(self, frames: F32, state: F32) -> tuple[F32, F32]:
+        """Probabilities (n,) and new state (2, n, 128) from frames (n, 288) and state."""
+        feeds: dict[str, Any] = {"input": frames, "state": state, "sr": self._rate}
+        probability, after = self._session.run(None, feeds)
+        return probability[:, 0], after
+
+
+def model_path() -> Path:
+    """Where pipecat-ai keeps silero_vad.onnx; nothing of pipecat is imported."""
+    spec = importlib.util.find_spec("pipecat")
+    for place in (spec.submodule_search_locations or []) if spec else []:
+        path = Path(place) / "audio" / "vad" / "data" / "silero_vad.onnx"
+        if path.is_file():
+            return path
+    raise ModelMissing(
+        "speech detection needs silero_vad.onnx from pipecat-ai: pip install 'pipecat-ai>=1.14'"
+    )
+
+
+class SpeechDetector:
+    """Probabilities, levels and talkspurts of `count` rows."""
+
+    def __init__(
+        self, count: int, settings: SpeechSettings = SpeechSettings(), silero: Silero | None = None
+    ) -> None:
+        self.settings = settings
+        self._silero = silero or Silero()
+        self._waiting = np.zeros((count, CONTEXT + FRAME + BLOCK), np.float32)
+        self._filled = np.zeros(count, np.intp)  # samples waiting after the context
+        self._echo = np.zeros(count, np.float32)  # most that may remain in the frame being filled
+        self._state = np.zeros((2, count, 128), np.float32)
+        self._open = np.zeros(count, np.int64)  # frames the gate stays open
+        self.probability = np.zeros(count, np.float32)
+        """Of each row's last frame; 0 where the gate was shut."""
+        self.noise = np.full(count, 1e-6, np.float32)
+        """Power of the noise behind the caller."""
+        self.voice = np.zeros(count, np.float32)
+        """Power of the caller's own voice; 0 until heard."""
+        self.speech = np.zeros(count, np.int64)
+        """Samples at 8 kHz of speech in the present talkspurt; 0 outside."""
+        self.silence = np.zeros(count, np.int64)
+        """Samples since the talkspurt's last frame of speech."""
+
+    def open(self, row: int) -> None:
+        """A new call on this row."""
+        self._waiting[row] = 0
+        self._filled[row] = row % GROUPS * (FRAME // GROUPS)
+        self._state[:, row] = 0
+        self._open[row] = 0
+        self.probability[row] = self.voice[row] = self._echo[row] = 0
+        self.noise[row] = 1e-6
+        self.speech[row] = self.silence[row] = 0
+
+    def hear(self, rows: Rows, pcm: F32, echo: F32) -> Rows:
+        """Take a block (n, 160) of each row; echo (n,): power per sample that may be the agent's.
+
+        Returns the rows that completed a frame, whose values are new.
+        """
+        self._append(rows, pcm)
+        self._echo[rows] = np.maximum(self._echo[rows], echo)
+        ready = rows[self._filled[rows] >= FRAME]
+        if not len(ready):
+            return ready
+        frames = self._waiting[ready, : CONTEXT + FRAME]
+        power = np.einsum("ij,ij->i", frames[:, CONTEXT:], frames[:, CONTEXT:]) / FRAME
+        loud = self._gate(ready, power)
+        self._judge(ready[loud], frames[loud])
+        self.probability[ready[~loud]] = 0
+        self._count(ready, power, loud)
+        self._echo[ready] = 0
+        return ready
+
+    def _append(self, rows: Rows, pcm: F32) -> None:
+        full = rows[self._filled[rows] >= FRAME]
+        self._waiting[full, : CONTEXT + BLOCK] = self._waiting[full, FRAME:]
+        self._filled[full] -= FRAME
+        columns = CONTEXT + self._filled[rows][:, None] + np.arange(BLOCK)
+        self._waiting[rows[:, None], columns] = pcm
+        self._filled[rows] += BLOCK
+
+    def _gate(self, rows: Rows, power: F32) -> NDArray[np.bool_]:
+        """Frames worth asking about; the noise is followed: down at once, up by 4 dB a second."""
+        noise = self.noise[rows]
+        self.noise[rows] = np.where(power < noise, noise + 0.5 * (power - noise), noise * 1.03) + 1e-10
+        set_ = self.settings
+        bar = np.maximum(noise * _ratio(set_.over_noise_db), _ratio(set_.least_dbfs))
+        bar = np.maximum(bar, self._echo[rows] * _ratio(set_.over_echo_db))
+        bar = np.maximum(bar, self.voice[rows] * _ratio(-set_.below_caller_db))
+        return np.asarray(power > bar)
+
+    def _judge(self, rows: Rows, frames: F32) -> None:
+        if not len(rows):
+            return
+        probability, state = self._silero(frames, np.ascontiguousarray(self._state[:, rows]))
+        self.probability[rows] = probability
+        self._state[:, rows] = state
+
+    def _count(self, rows: Rows, power: F32, loud: NDArray[np.bool_]) -> None:
+        set_, running = self.settings, self.speech[rows] > 0
+        spoken = loud & (self.probability[rows] >= np.where(running, set_.stay, set_.start))
+        self.silence[rows] = np.where(spoken, 0, self.silence[rows] + FRAME)
+        over = ~spoken & (self.silence[rows] * 1000 >= set_.hangover_ms * RATE)
+        self.speech[rows] = np.where(over, 0, self.speech[rows] + FRAME * spoken)
+        sure = spoken & (self.probability[rows] > 0.8)
+        voice = self.voice[rows]
+        pace = np.where(voice > 0, 0.05, 1.0) * sure
+        self.voice[rows] = voice + pace * (power - voice)
+
+
+def _ratio(decibels: float) -> np.float32:
+    return np.float32(10 ** (decibels / 10))

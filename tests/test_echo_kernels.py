@@ -1,0 +1,107 @@
+"""The compiled loops of the echo canceller give what their numpy twins give."""
+
+import numpy as np
+import pytest
+
+from gateway.media import delay, kalman, reference, residual
+from gateway.media.compiled import kernel
+
+RNG = np.random.default_rng(3)
+
+
+def normal(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def both(pair: kernel, *args: object) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """What each leaves in its array arguments."""
+    left = [arg.copy() if isinstance(arg, np.ndarray) else arg for arg in args]
+    right = [arg.copy() if isinstance(arg, np.ndarray) else arg for arg in args]
+    pair(*left)
+    pair.twin(*right)
+    return ([a for a in side if isinstance(a, np.ndarray)] for side in (left, right))  # type: ignore[return-value]
+
+
+ROWS = np.array([4, 0, 3])
+NEWEST = np.array([1, 7, 3])
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.999])
+def test_a_correction_is_the_same_compiled_or_not(keep: float) -> None:
+    state = [normal(5, 9, 33), normal(5, 9, 33), normal(5, 4, 33), normal(5, 4, 33), np.abs(normal(5, 4, 33))]
+    given = [normal(3, 33), normal(3, 33), np.abs(normal(3, 33)) * 0.05]
+    for ours, twin in zip(*both(kalman.correct, ROWS, NEWEST, *state, *given, np.float32(keep)), strict=True):
+        np.testing.assert_allclose(ours, twin, rtol=1e-4, atol=1e-5)
+
+
+def test_a_prediction_is_the_same_compiled_or_not() -> None:
+    state = [normal(5, 9, 33), normal(5, 9, 33), normal(5, 4, 33), normal(5, 4, 33), np.abs(normal(5, 4, 33))]
+    out = [np.empty((3, 33), np.float32) for _ in range(3)]
+    for ours, twin in zip(*both(kalman.predict, ROWS, NEWEST, *state, *out), strict=True):
+        np.testing.assert_allclose(ours, twin, rtol=1e-4, atol=1e-4)
+
+
+def test_the_delay_finders_sums_are_the_same_compiled_or_not() -> None:
+    args = [
+        normal(5, 8, 12),
+        normal(5, 8, 12),
+        normal(3, 12),
+        normal(3, 12),
+        normal(5, 8, 12),
+        normal(5, 8, 12),
+    ]
+    for ours, twin in zip(*both(delay.gather, ROWS, NEWEST, *args, np.float32(0.98)), strict=True):
+        np.testing.assert_allclose(ours, twin, rtol=1e-4, atol=1e-5)
+
+
+def test_a_fractional_read_is_the_same_compiled_or_not() -> None:
+    start, step = np.array([50.25, 3.0, 155.875]), np.array([1.0, 1.0001, 0.9999])
+    args = (normal(5, 200), ROWS, start, step, reference.TABLE, np.empty((3, 90), np.float32))
+    for ours, twin in zip(*both(reference.read, *args), strict=True):
+        np.testing.assert_allclose(ours, twin, atol=1e-5)
+
+
+def test_a_moving_filter_is_the_same_compiled_or_not() -> None:
+    args = (normal(3, 160), normal(3, 31), normal(3, 32), normal(3, 32), np.empty((3, 160), np.float32))
+    for ours, twin in zip(*both(residual.shape, *args), strict=True):
+        np.testing.assert_allclose(ours, twin, atol=1e-4)
+
+
+def test_without_numba_the_twin_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOSHI_NUMBA", "0")
+    chosen = kernel(lambda: "loop", lambda: "twin")
+    assert chosen() == "twin"
+
+
+def test_a_reference_is_read_between_samples_as_if_it_had_been_sampled_there() -> None:
+    rows = reference.SentRows(1, 8_000)
+    tone = np.sin(2 * np.pi * 2_400 / 8_000 * np.arange(8_000)).astype(np.float32)
+    for at in range(0, 8_000, 160):
+        rows.write(np.array([0]), tone[None, at : at + 160])
+        rows.advance()
+    got = rows.at(np.array([0]), np.array([4_000.37]), np.array([1.0001]), 160)[0]
+    expected = np.sin(2 * np.pi * 2_400 / 8_000 * (4_000.37 + 1.0001 * np.arange(160)))
+    assert np.mean((got - expected) ** 2) < 1e-6 * np.mean(expected**2)
+
+
+def test_silence_is_read_for_a_tick_in_which_nothing_was_sent() -> None:
+    rows = reference.SentRows(2, 8_000)
+    for _ in range(400):  # more than the ring holds, so that an old block would come back
+        rows.write(np.array([0, 1]), np.ones((2, 160), np.float32))
+        rows.advance()
+    rows.write(np.array([0]), np.ones((1, 160), np.float32))
+    rows.advance()
+    last = rows.at(np.array([0, 1]), np.full(2, rows.now - 140.0), np.ones(2), 120)
+    np.testing.assert_allclose(last[0], 1, atol=1e-3)
+    np.testing.assert_allclose(last[1], 0, atol=1e-3)
+
+
+def test_a_shift_between_two_signals_is_found_to_the_sample_in_both_directions() -> None:
+    voice = normal(4_000)
+    for shift in (-480, -1, 0, 37, 900):
+        heard = voice[2_000 - shift : 2_800 - shift]
+        found, match = delay.shift_between(heard, voice[2_000 - 960 : 2_800], 320)
+        assert found == shift
+        assert match > 0.99
+    _, match = delay.shift_between(normal(800), voice[1_040:2_800], 320)
+    assert match < 0.5
