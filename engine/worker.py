@@ -214,6 +214,8 @@ class WorkerEngine(TickEngine):
             self.retire(slot, reason)
 
     def lost(self, link: WorkerLink, reason: str) -> None:
+        if self._down is not None:
+            return
         rows = np.flatnonzero(self._link_of == self.links.index(link)).tolist()
         log.error("worker %s: %s; %d calls move", link.url, reason, len(rows))
         for row in rows:

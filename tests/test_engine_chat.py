@@ -255,6 +255,23 @@ async def test_a_call_that_cannot_come_back_ends_its_slot_and_no_other(status: i
         await engine.stop()
 
 
+@pytest.mark.slow
+async def test_four_calls_in_real_time_lose_no_frame() -> None:
+    async with serving(ChatRemote("rust")) as remote:
+        engine = ChatEngine(Remote(remote.url), slots=4)
+        await engine.start()
+        slots = [await engine.open() for _ in range(4)]
+        said = voice(25)
+        for frame in said.reshape(-1, FRAME):
+            for slot in slots:
+                slot.write(frame)
+            await asyncio.wait_for(asyncio.gather(*(slot.read() for slot in slots)), 5)
+        assert all(slot.counters.frames >= 25 for slot in slots)
+        assert all(slot.counters.missed_ticks <= 2 for slot in slots)
+        await engine.stop()
+        await until(lambda: remote.open == 0)
+
+
 async def test_no_message_stops_a_remote_and_we_say_so() -> None:
     async with serving(ChatRemote()) as remote:
         engine = engine_for(remote)
