@@ -8,6 +8,7 @@ import logging
 import os
 import random
 import signal
+import ssl
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +22,7 @@ from gateway.config_sources import variable
 from gateway.http_server import HttpServer
 from gateway.legs.rtp_ports import RtpPorts
 from gateway.legs.sip import SipLine, SipLineSettings, local_address
+from gateway.legs.trunks import Trunks, access
 from gateway.media.clock import MediaClock
 from gateway.media.plane import MediaPlane, MediaSettings
 from gateway.switchboard import Switchboard
@@ -59,7 +61,9 @@ class App:
         self.endpoint: Endpoint | None = None
         self.sip_port = 0
         """The port in use, once started."""
+        self.sip_tls_port = 0
         self.line: SipLine | None = None
+        self.trunks: Trunks | None = None
         self.http: HttpServer | None = None
         self._pump: asyncio.Task[None] | None = None
 
@@ -76,6 +80,8 @@ class App:
         self.clock.start()
         self._pump = loop.create_task(self._carry_slot_events(), name="slot events")
         self.agent.refuse_new_calls(False)
+        if self.trunks is not None and self.endpoint is not None:
+            self.trunks.start(self.endpoint.now())
 
     async def stop(self, drain_s: float = 0.0) -> None:
         """Refuse newcomers, give the calls `drain_s` to finish, end the rest, close everything."""
@@ -85,6 +91,8 @@ class App:
             log.warning("%d calls were ended by the shutdown", left)
         if self._pump is not None:
             self._pump.cancel()
+        if self.trunks is not None and self.endpoint is not None:
+            self.trunks.stop(self.endpoint.now())
         if self.line is not None:
             await self.line.stop()
         if self.http is not None:
@@ -125,8 +133,21 @@ class App:
                 await self.endpoint.open_tcp(sip.host, self.sip_port)
             except OSError as error:
                 raise PortTaken(_taken("sip.port", "TCP", sip.host, self.sip_port, error)) from error
-        line = SipLineSettings(public_host=sip.public_address, codecs=sip.codecs)
+        await self._open_tls()
+        line = SipLineSettings(sip.public_address, sip.codecs, self.settings.routes, srtp=sip.srtp)
         self.line = SipLine(self.switchboard, self.agent, self.endpoint, ports, line)
+        self.trunks = Trunks(self.settings.trunks, self.settings.accounts, self.agent, self.endpoint.transmit)
+
+    async def _open_tls(self) -> None:
+        sip = self.settings.sip
+        if sip.tls_cert is None or sip.tls_key is None or self.endpoint is None:
+            return
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(sip.tls_cert, sip.tls_key)
+        try:
+            self.sip_tls_port = (await self.endpoint.open_tls(sip.host, sip.tls_port, context))[1]
+        except OSError as error:
+            raise PortTaken(_taken("sip.tls_port", "TCP", sip.host, sip.tls_port, error)) from error
 
     async def _open_http(self) -> None:
         http = self.settings.http
@@ -139,6 +160,8 @@ class App:
     def _sip_event(self, event: Event) -> None:
         if self.line is not None:
             self.line.receive(event)
+        if self.trunks is not None:
+            self.trunks.receive(event)
 
     async def _carry_slot_events(self) -> None:
         while True:
@@ -159,6 +182,7 @@ class App:
             user_agent=sip.user_agent,
             public_host=sip.public_address,
             max_calls=self.settings.engine.slots + SPARE_DIALOGS,
+            access=access(self.settings.trunks, sip.open, sip.unknown),
         )
 
 

@@ -7,32 +7,22 @@ values come from. Building `Settings()` reads nothing: it is the defaults.
 from __future__ import annotations
 
 import ipaddress
-import json
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from engine.api import Persona
+from gateway.config_phone import AccountSettings, ReadableFile, TrunkSettings, listed, secret_of
 
 ENV_PREFIX = "MG_"
 ENV_DELIMITER = "__"
 
 
-def _listed(value: object) -> object:
-    """Lists come as TOML arrays, and from the environment as JSON or `a,b`."""
-    if not isinstance(value, str):
-        return value
-    if value.lstrip().startswith("["):
-        return json.loads(value)
-    return [part.strip() for part in value.split(",") if part.strip()]
-
-
 def _port_range(value: object) -> object:
     if isinstance(value, str) and "-" in value:
         return value.split("-", 1)
-    return _listed(value)
+    return listed(value)
 
 
 def _checked_range(value: tuple[int, int]) -> tuple[int, int]:
@@ -52,17 +42,10 @@ def _checked_address(value: str) -> str:
     return value
 
 
-def _checked_file(value: Path) -> Path:
-    if not value.is_file():
-        raise ValueError(f"there is no file {value} (relative paths start at {Path.cwd()})")
-    return value
-
-
-Words = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+Words = Annotated[tuple[str, ...], BeforeValidator(listed)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 PortRange = Annotated[tuple[int, int], BeforeValidator(_port_range), AfterValidator(_checked_range)]
 Address = Annotated[str, AfterValidator(_checked_address)]
-ReadableFile = Annotated[Path, AfterValidator(_checked_file)]
 EngineKind = Literal["auto", "moshi", "tiny", "echo", "chat", "worker"]
 SipCodec = Literal["PCMU", "PCMA"]
 
@@ -84,7 +67,7 @@ class IceServer(_Section):
 
     def secret(self) -> str | None:
         """The credential, from wherever it was given."""
-        return _secret(self.credential, self.credential_file)
+        return secret_of(self.credential, self.credential_file)
 
 
 class HttpSettings(_Section):
@@ -101,7 +84,7 @@ class HttpSettings(_Section):
     """PEM private key of tls_cert."""
     origins: Words = ()
     """Further origins whose pages may call, such as `https://shop.example`; `*`: any. Our own always may."""
-    ice_servers: Annotated[tuple[IceServer, ...], BeforeValidator(_listed)] = ()
+    ice_servers: Annotated[tuple[IceServer, ...], BeforeValidator(listed)] = ()
     """STUN and TURN servers for browsers and for the gateway."""
     public_address: Address | None = None
     """The IP address browsers reach this machine at, where it is behind a 1:1 NAT or in a container."""
@@ -125,7 +108,20 @@ class SipSettings(_Section):
     """Lowest and highest UDP port for RTP, a pair a call; 0 and 0 take any free ports."""
     user_agent: str = "moshi-gateway"
     """Name in the Server and User-Agent headers."""
-    codecs: Annotated[tuple[SipCodec, ...], BeforeValidator(_listed), Field(min_length=1)] = ("PCMU", "PCMA")
+    open: bool | None = None
+    """Let anybody call. Unset: only as long as no trunk is configured."""
+    unknown: Literal["ignore", "refuse"] = "ignore"
+    """What strangers get while it is not open: nothing at all, or 403."""
+    tls_port: Port = 5061
+    """TCP port for SIP over TLS, where tls_cert and tls_key are given."""
+    tls_cert: ReadableFile | None = None
+    """PEM certificate chain for SIP over TLS."""
+    tls_key: ReadableFile | None = None
+    """PEM private key of tls_cert."""
+    srtp: Literal["tls", "accept", "require"] = "tls"
+    """Encrypted audio by SDES keys. tls: taken when offered over TLS, refused in plain SIP, where the
+    keys could be read; accept: taken wherever offered; require: nothing else is taken."""
+    codecs: Annotated[tuple[SipCodec, ...], BeforeValidator(listed), Field(min_length=1)] = ("PCMU", "PCMA")
     """Codecs offered and accepted, preferred first."""
 
 
@@ -166,7 +162,7 @@ class EngineSettings(_Section):
 
     def secret(self) -> str | None:
         """The token, from wherever it was given."""
-        return _secret(self.token, self.token_file)
+        return secret_of(self.token, self.token_file)
 
 
 class MediaSettings(_Section):
@@ -232,6 +228,10 @@ class Settings(BaseSettings):
     engine: EngineSettings = EngineSettings()
     media: MediaSettings = MediaSettings()
     personas: dict[str, PersonaSettings] = {}
+    routes: dict[str, str] = {}
+    """Called user -> persona; a user who is not in it gets the persona of his own name, or the default."""
+    trunks: dict[str, TrunkSettings] = {}
+    accounts: dict[str, AccountSettings] = {}
     limits: LimitSettings = LimitSettings()
     log: LogSettings = LogSettings()
 
@@ -265,6 +265,17 @@ def contradictions(settings: Settings) -> list[tuple[tuple[str, ...], str]]:
     if (http.tls_cert is None) != (http.tls_key is None):
         missing = "tls_key" if http.tls_key is None else "tls_cert"
         found.append((("http", missing), "tls_cert and tls_key are needed together"))
+    if (sip.tls_cert is None) != (sip.tls_key is None):
+        missing = "tls_key" if sip.tls_key is None else "tls_cert"
+        found.append((("sip", missing), "tls_cert and tls_key are needed together"))
+    for called, persona in settings.routes.items():
+        if persona not in settings.engine_personas():
+            found.append((("routes", called), f"there is no persona named {persona}"))
+    for name, trunk in settings.trunks.items():
+        if (trunk.username is None) != (trunk.secret() is None):
+            found.append((("trunks", name), "username and password (or password_file) are needed together"))
+        if not trunk.addresses and trunk.username is None and trunk.server is None:
+            found.append((("trunks", name), "needs addresses, or username and password, or a server"))
     if engine.kind == "chat" and engine.url is None:
         found.append((("engine", "url"), "needed with kind = chat: the address of the remote Moshi"))
     if engine.url and "token=" in engine.url:
@@ -278,9 +289,3 @@ def contradictions(settings: Settings) -> list[tuple[tuple[str, ...], str]]:
     if sip.enabled and high and pairs < engine.slots:
         found.append((("sip", "rtp_ports"), f"holds {pairs} calls, but engine.slots is {engine.slots}"))
     return found
-
-
-def _secret(value: SecretStr | None, file: Path | None) -> str | None:
-    if value is not None:
-        return value.get_secret_value()
-    return file.read_text().strip() if file is not None else None

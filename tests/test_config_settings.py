@@ -10,6 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from gateway.config import PersonaSettings, Settings
+from gateway.config_phone import AccountSettings, TrunkSettings
 from gateway.config_sources import ConfigError, load, model_at, read, variable
 from gateway.config_text import MASK, shown
 
@@ -202,6 +203,8 @@ def leaves(model: type[BaseModel], path: tuple[str, ...] = ()) -> list[tuple[str
             found += leaves(inner, (*path, name))
         elif name == "personas":
             found += leaves(PersonaSettings, (*path, name, "default"))
+        elif name in ("routes", "trunks", "accounts"):
+            continue  # named by their owner: shown as examples
         else:
             found.append((*path, name))
     return found
@@ -218,6 +221,37 @@ def test_default_toml_is_complete_and_holds_the_defaults() -> None:
         section = text.split(f"[{'.'.join(path[:-1])}]\n")[1].split("\n[")[0]
         listed = path[-1] in table or re.search(rf"^# {path[-1]} = ", section, re.M)
         assert listed, f"{path} is not in default.toml"
+
+
+def test_default_toml_shows_every_key_of_a_trunk_and_of_an_account() -> None:
+    text = DEFAULT_TOML.read_text()
+    for model, table in ((TrunkSettings, "# [trunks.carrier]"), (AccountSettings, "# [accounts.pbx]")):
+        section = text.split(table)[1].split("\n\n")[0]
+        for name in set(model.model_fields) - {"password"}:
+            assert re.search(rf"^# {name} = ", section, re.M) or name == "username", name
+
+
+def test_trunks_accounts_and_routes_are_read_and_their_mistakes_named(tmp_path: Path) -> None:
+    file = tmp_path / "phone.toml"
+    secret = tmp_path / "secret"
+    secret.write_text("hush\n")
+    file.write_text(
+        f'[routes]\n"100" = "anna"\n[personas.anna]\n[trunks.carrier]\naddresses = ["203.0.113.0/24"]\n'
+        f'username = "carrier"\npassword_file = "{secret}"\n'
+        '[accounts.pbx]\nregistrar = "sip:pbx.example;transport=tcp"\nuser = "1000"\n'
+    )
+    settings = load(file)
+    assert settings.trunks["carrier"].secret() == "hush" and "hush" not in repr(settings)
+    assert settings.accounts["pbx"].aor == "sip:1000@pbx.example"
+    file.write_text('[routes]\n"100" = "nobody"\n[trunks.empty]\n[trunks.odd]\naddresses = ["pbx.example"]\n')
+    with pytest.raises(ConfigError) as error:
+        load(file)
+    problems = "\n".join(error.value.problems)
+    assert "203.0.113.0/24" in problems and "phone.toml:5" in problems
+    file.write_text('[routes]\n"100" = "nobody"\n[trunks.empty]\n')
+    with pytest.raises(ConfigError, match="no persona named nobody") as error:
+        load(file)
+    assert "needs addresses" in "\n".join(error.value.problems)
 
 
 def test_every_variable_of_the_issue_is_known(monkeypatch: pytest.MonkeyPatch) -> None:

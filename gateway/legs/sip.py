@@ -10,8 +10,8 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
 
 from gateway.call import Call, CallEvent
 from gateway.legs.rtp_ports import NoFreePort, RtpPorts
@@ -28,8 +28,9 @@ from sip.events import (
     CallResumed,
     Event,
     MediaChanged,
+    Transport,
 )
-from sip.sdp import AgreedMedia, LocalMedia, SdpError
+from sip.sdp import AgreedMedia, LocalMedia, SdpError, SrtpPolicy
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,8 @@ class SipLineSettings:
     codecs: tuple[str, ...] = ("PCMU", "PCMA")
     routes: Mapping[str, str] = field(default_factory=dict)
     """Called user → persona. A user who is not in it gets the persona of his own name, or the default."""
+    srtp: Literal["tls", "accept", "require"] = "tls"
+    """Encrypted audio: taken over TLS only, wherever offered, or nothing else taken."""
     clock: Callable[[], float] = time.monotonic
 
 
@@ -148,7 +151,7 @@ class SipLine:
         sock = self.ports.take(self.now())
         leg = SipLeg(self, offered.call, sock.getsockname()[1])
         try:
-            local = self._local_media(offered.source[0], leg.port)
+            local = self._local_media(offered.source[0], leg.port, offered.transport)
             agreed = self.agent.accept(offered.call, local, self.now())
             media = leg.media_of(agreed) if agreed else RtpMedia("PCMU", 0, None, leg.ssrc)
             number = self.switchboard.plane.open_rtp(call.row, sock, media)
@@ -228,9 +231,11 @@ class SipLine:
         name = self.settings.routes.get(called_user, called_user)
         return name if name in self.switchboard.personas else None
 
-    def _local_media(self, peer: str, port: int) -> LocalMedia:
+    def _local_media(self, peer: str, port: int, transport: Transport) -> LocalMedia:
         host = self.settings.public_host or local_address(peer, self.ports.host)
-        return replace(LocalMedia(host, port), codecs=self.settings.codecs)
+        policy = self.settings.srtp
+        srtp: SrtpPolicy = ("accept" if transport == "tls" else "off") if policy == "tls" else policy
+        return LocalMedia(host, port, codecs=self.settings.codecs, srtp=srtp)
 
 
 def rtp_media(agreed: AgreedMedia, ssrc: int) -> RtpMedia:

@@ -1,0 +1,99 @@
+"""Settings of who may call and where to call: trunks, accounts at registrars, and the caps on calling out."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+
+
+def listed(value: object) -> object:
+    """Lists come as TOML arrays, and from the environment as JSON or `a,b`."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        return json.loads(value)
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def _checked_network(value: str) -> str:
+    try:
+        ipaddress.ip_network(value, strict=False)
+    except ValueError:
+        raise ValueError("must be an address or a network, such as 203.0.113.7 or 203.0.113.0/24") from None
+    return value
+
+
+def _checked_file(value: Path) -> Path:
+    if not value.is_file():
+        raise ValueError(f"there is no file {value} (relative paths start at {Path.cwd()})")
+    return value
+
+
+def secret_of(value: SecretStr | None, file: Path | None) -> str | None:
+    """A secret that was given by environment, or as the content of a file."""
+    if value is not None:
+        return value.get_secret_value()
+    return file.read_text().strip() if file is not None else None
+
+
+Network = Annotated[str, AfterValidator(_checked_network)]
+Networks = Annotated[tuple[Network, ...], BeforeValidator(listed)]
+ReadableFile = Annotated[Path, AfterValidator(_checked_file)]
+SipUri = Annotated[str, Field(pattern=r"^sips?:[^\s<>]+$")]
+SipHost = Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+)(:\d{1,5})?$")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class TrunkSettings(_Section):
+    """A carrier or PBX that sends calls: known by its addresses, or by the digest it presents."""
+
+    addresses: Networks = ()
+    """Addresses or networks its calls come from."""
+    username: str | None = None
+    """What it must present when it calls from elsewhere; with password or password_file."""
+    password: SecretStr | None = None
+    """Environment only; in a file use password_file."""
+    password_file: ReadableFile | None = None
+    server: SipHost | None = None
+    """Where it is, host or host:port: OPTIONS go there to see whether it is up."""
+    transport: Literal["udp", "tcp", "tls"] = "udp"
+    """How the server is reached."""
+    keepalive_s: Annotated[float, Field(ge=0, le=3600)] = 30.0
+    """Seconds between OPTIONS to the server; 0: none."""
+
+    def secret(self) -> str | None:
+        """The password, from wherever it was given."""
+        return secret_of(self.password, self.password_file)
+
+
+class AccountSettings(_Section):
+    """An extension of a PBX that this gateway registers as."""
+
+    registrar: SipUri
+    """Such as sip:pbx.example or sip:192.0.2.5:5070;transport=tcp."""
+    user: str
+    """The extension, such as 1000."""
+    username: str | None = None
+    """Name for digest authentication; unset: as user."""
+    password: SecretStr | None = None
+    """Environment only; in a file use password_file."""
+    password_file: ReadableFile | None = None
+    expires_s: Annotated[int, Field(ge=60, le=86400)] = 3600
+    """How long a registration is asked for; it is refreshed before."""
+
+    def secret(self) -> str | None:
+        """The password, from wherever it was given."""
+        return secret_of(self.password, self.password_file)
+
+    @property
+    def aor(self) -> str:
+        """The address of record: the user at the registrar's host."""
+        scheme, _, rest = self.registrar.partition(":")
+        return f"{scheme}:{self.user}@{rest.rpartition('@')[2].partition(';')[0]}"
