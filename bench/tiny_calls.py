@@ -83,9 +83,13 @@ class Switch:
 
     def _enter(self, slot: int, state: SlotSnapshot | None) -> None:
         if state is None:
-            self.runner.open(slot, Persona(seed=slot))
+            self.runner.open(slot, self.persona(slot))
         else:
             self.runner.restore(slot, state)
+
+    @staticmethod
+    def persona(slot: int) -> Persona:
+        return Persona(seed=slot)
 
     def greeted(self, frames: int = 52) -> SlotSnapshot:
         """A call right after the greeting on a quiet line (white noise at -60 dBFS)."""

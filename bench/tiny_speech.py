@@ -12,7 +12,7 @@ import soxr
 from numpy.typing import NDArray
 
 from train import receptionist as script
-from train.data import AgentStore, CallerStore, Utterance, render_agent, render_callers
+from train.data import AgentStore, Amounts, CallerStore, Utterance, render_agent, render_callers
 
 Pcm = NDArray[np.float32]
 RATE, PHONE_RATE, FRAME = 24_000, 8_000, 1_920
@@ -32,7 +32,7 @@ class Speech:
         if not (folder / "agent.json").exists():
             render_agent(folder, others=0)
         if not (folder / "callers-test.json").exists():
-            render_callers(folder, 0, 0, 1)
+            render_callers(folder, Amounts(0, 0), 1)
         return cls(CallerStore(folder, "test"), AgentStore(folder))
 
     def utterances(self, count: int | None, seed: int = 0) -> list[Utterance]:

@@ -1,9 +1,10 @@
 """The acoustic half of the tiny codec: residual codebooks and decoder, trained on the agent's voice.
 
-    python -m train.codec --state DIR --stage acoustic --minutes 15   # tower, codebooks 2-8 and decoder
-    python -m train.codec --state DIR --stage decoder --minutes 20    # the decoder alone: codes stay as they are
+    python -m train.codec --state DIR --stage acoustic --minutes 15 # tower, codebooks 2-8, decoder
+    python -m train.codec --state DIR --stage decoder --minutes 20  # the decoder alone
 
-The second stage changes no code, so it may run while a language model is in use. Only the agent is ever decoded, so her voice is nearly all the decoder learns.
+The second stage changes no code, so it may run while a language model is in use.
+Only the agent is ever decoded, so her voice is nearly all the decoder learns.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from engine.model.tiny_codec import DELAY, FRAME, TinyNet, log_mel, mel_bank, nearest, nearest
+from engine.model.tiny_codec import DELAY, FRAME, TinyNet, log_mel, mel_bank, nearest
 from train.data import AgentStore
 from train.loop import Loop, log, prepare
 from train.rvq import RvqTrainer

@@ -90,7 +90,7 @@ class AgentStore:
 Job = tuple[str, int, str, bool, Manner]  # split, intent, phrase, seen, manner
 
 
-def caller_jobs(per_phrase: int, fallback: int, rng: random.Random) -> Iterator[Job]:
+def caller_jobs(per_phrase: float, fallback: int, test_each: int, rng: random.Random) -> Iterator[Job]:
     """What to render: training voices over training phrasings, and the held-out voices over both kinds."""
     for index, intent in enumerate(script.INTENTS):
         seen = (
@@ -99,16 +99,16 @@ def caller_jobs(per_phrase: int, fallback: int, rng: random.Random) -> Iterator[
         held = (
             script.phrasings(intent, True) if intent != script.FALLBACK else script.fallback_phrasings(True)
         )
-        count = fallback if intent == script.FALLBACK else max(per_phrase * len(seen), 25 * per_phrase)
+        count = fallback if intent == script.FALLBACK else round(per_phrase * max(len(seen), 25))
         odd = min(len(seen), 64)
         for n in range(count):
             pick = rng.choice(seen[:odd] if intent == script.FALLBACK and n % 3 == 0 else seen)
             lead = rng.choice(script.LEAD_INS) + " " if rng.random() < 0.2 else ""
             yield "train", index, lead + pick, True, random_manner(rng)
         for voice in HELD_OUT:
-            for phrase in rng.sample(seen[:odd], min(2, odd)):
+            for phrase in rng.sample(seen[:odd], min(test_each, odd)):
                 yield "test", index, phrase, True, _held_manner(voice, rng)
-            for phrase in rng.sample(held, min(2, len(held))):
+            for phrase in rng.sample(held, min(test_each, len(held))):
                 yield "test", index, phrase, False, _held_manner(voice, rng)
 
 
@@ -121,9 +121,19 @@ def _render(job: Job) -> tuple[Job, NDArray[np.int16]]:
     return job, (pcm * 32767).astype(np.int16)
 
 
-def render_callers(state: Path, per_phrase: int, fallback: int, workers: int, seed: int = 7) -> None:
+@dataclass(frozen=True, slots=True)
+class Amounts:
+    """How much is rendered."""
+
+    per_phrase: float = 8.0
+    fallback: int = 3_000
+    test_each: int = 2
+
+
+def render_callers(state: Path, amounts: Amounts, workers: int, seed: int = 7) -> None:
     """Write callers-{train,test}.{npy,json}."""
-    jobs = list(caller_jobs(per_phrase, fallback, random.Random(seed)))
+    rng = random.Random(seed)
+    jobs = list(caller_jobs(amounts.per_phrase, amounts.fallback, amounts.test_each, rng))
     random.Random(seed).shuffle(jobs)
     kept: dict[str, list[NDArray[np.int16]]] = {"train": [], "test": []}
     rows: dict[str, list[Utterance]] = {"train": [], "test": []}
@@ -134,7 +144,7 @@ def render_callers(state: Path, per_phrase: int, fallback: int, workers: int, se
             kept[split].append(pcm)
             ends[split] += len(pcm)
     for split, parts in kept.items():
-        np.save(state / f"callers-{split}.npy", np.concatenate(parts))
+        np.save(state / f"callers-{split}.npy", np.concatenate([np.zeros(0, np.int16), *parts]))
         (state / f"callers-{split}.json").write_text(json.dumps([asdict(row) for row in rows[split]]))
 
 
@@ -181,15 +191,19 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--state", type=Path, required=True)
-    parser.add_argument("--per-phrase", type=int, default=8)
+    parser.add_argument("--per-phrase", type=float, default=8.0, help="renderings of each phrasing")
     parser.add_argument("--fallback", type=int, default=3000)
+    parser.add_argument(
+        "--test-each", type=int, default=2, help="held-out renderings by intent, voice and kind"
+    )
     parser.add_argument("--workers", type=int, default=1)
     chosen = parser.parse_args()
     chosen.state.mkdir(parents=True, exist_ok=True)
     if not (chosen.state / "agent.json").exists():
         render_agent(chosen.state)
     if not (chosen.state / "callers-train.json").exists():
-        render_callers(chosen.state, chosen.per_phrase, chosen.fallback, chosen.workers)
+        amounts = Amounts(chosen.per_phrase, chosen.fallback, chosen.test_each)
+        render_callers(chosen.state, amounts, chosen.workers)
 
 
 if __name__ == "__main__":

@@ -125,7 +125,8 @@ def losses(stage: LmStage, calls: Calls, share: float) -> dict[str, Tensor]:
     meant = functional.cross_entropy(
         functional.dropout(stage.intent(hidden), 0.0).flatten(0, 1), calls.intent.flatten(), ignore_index=-1
     )
-    return {"text": 2 * (each * weight).sum() / weight.sum(), "codes": (said * levels).mean(0).sum() / levels.sum(),
+    return {"text": 2 * (each * weight).sum() / weight.sum(),
+            "codes": (said * levels).mean(0).sum() / levels.sum(),
             "intent": 0.5 * meant}  # fmt: skip
 
 

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def prepare(seed: int) -> None:
-    """Seeds, log lines, one thread unless OMP_NUM_THREADS says otherwise, bf16 products where the CPU has them."""
+    """Seeds, log lines, one thread unless OMP_NUM_THREADS says otherwise, bf16 products on a CPU."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     torch.manual_seed(seed)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
@@ -31,7 +31,7 @@ def prepare(seed: int) -> None:
 
 @dataclass
 class Loop:
-    """Steps of one stage until `minutes` of processor time are spent; the learning rate is a cosine over them.
+    """Steps of one stage until `minutes` of processor time are spent; the rate is a cosine over them.
 
     `modules` are saved and restored with the optimiser. Stopping the process (SIGSTOP, a reboot) loses
     at most `save_every_s` of work and moves no schedule.

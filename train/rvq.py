@@ -33,7 +33,7 @@ class RvqTrainer(nn.Module):
         return self._books[0]
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """x (B, T, dim), keep (B,) levels used -> quantised (straight-through), codes (B, T, levels), commitment."""
+        """x (B, T, dim), keep (B,) levels used -> quantised x, codes (B, T, levels), commitment."""
         left, total, codes = x, torch.zeros_like(x), []
         commitment = x.new_zeros(())
         fresh = self.training and not bool(self.started)

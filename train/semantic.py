@@ -1,4 +1,4 @@
-"""The semantic half of the tiny codec: a tower and codebook 1 that carry a caller's words, trained on callers.
+"""The semantic half of the tiny codec: a tower and codebook 1 that carry a caller's words.
 
     python -m train.semantic --state DIR --minutes 35
 
@@ -30,19 +30,21 @@ HOP = 640
 """Samples of a frame at 8 kHz."""
 WORD_DELAY = 2
 """Frames after a word's place at which it is asked for."""
-WARPS = (0.86, 0.9, 0.94, 0.97, 1.0, 1.0, 1.03, 1.07, 1.12)
+WARPS = (0.88, 0.92, 0.96, 1.0, 1.0, 1.04, 1.09)
+QUANTISED_FROM = 0.5
+"""Fraction of the training after which the vectors begin to be quantised."""
 SILENT_ROWS = 3
 """Rows of a batch without any speech: noise, coughs, tones, the agent's echo."""
 
 
 class Features(nn.Module):
-    """8 kHz samples -> the semantic tower's log-mel bands, each row with its own warp of the frequency axis."""
+    """8 kHz samples -> the semantic tower's log-mel bands, each row with its own frequency warp."""
 
     def __init__(self, bands: int) -> None:
         super().__init__()
-        self.register_buffer("window", torch.hann_window(320))
+        self.register_buffer("window", torch.hann_window(320), persistent=False)
         banks = [mel_bank(bands, 100 * w, min(3_800 * w, 3_990), bins=161, top=4_000) for w in WARPS]
-        self.register_buffer("banks", torch.stack(banks))
+        self.register_buffer("banks", torch.stack(banks), persistent=False)
 
     def forward(self, pcm: Tensor, warp: Tensor | None = None) -> Tensor:
         """pcm (B, n * 80), warp (B,) index into WARPS or None for 1.0 -> (B, n, bands)."""
@@ -135,7 +137,7 @@ class Callers:
     def batch(self, group: list[Utterance]) -> Batch:
         rng = self.rng
         voices = [
-            sounds.moved(torch.from_numpy(self.store.pcm(said)), rng.uniform(0.86, 1.16)) for said in group
+            sounds.moved(torch.from_numpy(self.store.pcm(said)), rng.uniform(0.9, 1.12)) for said in group
         ]
         starts = [rng.randint(800, 5_000) for _ in voices]
         ends = [start + len(voice) for start, voice in zip(starts, voices, strict=True)]
@@ -228,7 +230,7 @@ def losses(stage: SemanticStage, batch: Batch, words: dict[str, int], continuous
 
 @torch.no_grad()
 def accuracy(stage: SemanticStage, store: CallerStore, quantised: bool = True) -> dict[str, float]:
-    """Intents of held-out voices, telephone band and 20 dB noise, over phrasings seen and not seen in training."""
+    """Intents of held-out voices in noise, over phrasings seen and not seen in training."""
     stage.eval()
     generator = torch.random.get_rng_state()
     torch.manual_seed(5)
@@ -267,7 +269,9 @@ def train(state: Path, minutes: float, rows: int, check_every: int) -> None:
     callers = iter(Callers(store, AgentStore(state), rows, loop.steps + 1))
     log.info("%d utterances, %d words", len(store.utterances), len(words))
     while loop.running:
-        continuous = min(1.0, max(0.0, 1 - (loop.done - 0.3) / 0.15))
+        continuous = min(1.0, max(0.0, 1 - (loop.done - QUANTISED_FROM) / 0.15))
+        if continuous == 1:
+            stage.rvq.started.zero_()
         loop.step(losses(stage, next(callers), words, continuous))
         if loop.steps % 100 == 0 or loop.steps in (5, 20):
             loop.report(continuous=continuous)

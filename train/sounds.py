@@ -34,7 +34,7 @@ def through_a_phone(pcm: Tensor) -> Tensor:
     rows, count = pcm.shape
     spectrum = torch.fft.rfft(pcm)
     hz = torch.linspace(0, RATE / 2, spectrum.shape[-1])
-    knots = torch.randn(rows, 1, 6) * 0.4
+    knots = torch.randn(rows, 1, 6) * 0.3
     curve = torch.exp(functional.interpolate(knots, size=len(hz), mode="linear", align_corners=True)[:, 0])
     low = torch.where(torch.rand(rows, 1) < 0.7, 80 + 270 * torch.rand(rows, 1), torch.zeros(rows, 1))
     high = 3_250 + 650 * torch.rand(rows, 1)
@@ -62,7 +62,7 @@ def cough(rng: random.Random) -> Tensor:
 
 
 def phone_line(pcm: Tensor, rng: random.Random) -> Tensor:
-    """(B, n) clean speech -> what arrives: response, level, noise of 8 to 45 dB below speech, companding.
+    """(B, n) clean speech -> what arrives: response, level, noise of 14 to 45 dB below speech, companding.
 
     A tenth of the rows keep exact zeros where nobody speaks (an IP phone's silence suppression).
     """
@@ -70,7 +70,7 @@ def phone_line(pcm: Tensor, rng: random.Random) -> Tensor:
     rows = len(pcm)
     heard = through_a_phone(pcm)
     level = heard.square().sum(1, keepdim=True) / (~silent).sum(1, keepdim=True).clamp(min=800)
-    snr = 10 ** (-(8 + 37 * torch.rand(rows, 1)) / 20)
+    snr = 10 ** (-(14 + 31 * torch.rand(rows, 1)) / 20)
     noise = torch.randn(pcm.shape)
     some = rows // 3
     noise[:some] = coloured_noise((some, pcm.shape[1]), rng.choice((0.3, 0.6)))

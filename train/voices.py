@@ -1,7 +1,8 @@
 """Voices: flite and espeak-ng as programs that turn text into samples. Training only.
 
 Terms: flite's CMU Arctic voices (slt, rms, awb) and kal are free software of Carnegie Mellon
-University (BSD-like); espeak-ng is GPL-3, which covers the program and not what it speaks. None of them is needed to run the gateway.
+University (BSD-like); espeak-ng is GPL-3, which covers the program and not what it
+speaks. None of them is needed to run the gateway.
 """
 
 from __future__ import annotations
