@@ -218,7 +218,7 @@ class ModelRunner:
             frames=int(self._cache.frames[slot]),
             window=int(self._cache.window[slot]),
             pages=numbers,
-            lines=tuple(layer[places].cpu() for layer in self._generator.pool.layers),
+            lines=self._generator.pool.read(places),
             tokens=self._generator.ring.tokens[slot].cpu().clone(),
             codec=self._codec.snapshot(slot),
             seed=seed,
@@ -242,8 +242,7 @@ class ModelRunner:
         self._cache.install(
             slot, list(zip(snapshot.pages, pages, strict=True)), snapshot.frames, snapshot.window
         )
-        for layer, lines in zip(self._generator.pool.layers, snapshot.lines, strict=True):
-            layer[pages] = lines.to(layer.device)
+        self._generator.pool.write(pages, snapshot.lines)
         ring = self._generator.ring
         ring.tokens[slot] = snapshot.tokens.to(ring.tokens.device)
         ring.frames[slot] = snapshot.frames

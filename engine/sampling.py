@@ -92,7 +92,9 @@ class Draw:
         top_k: Tensor,
         ranks: tuple[tuple[int, ...], tuple[int, ...]],
     ) -> None:
-        self._numbers, self._inverse, self._top_k, self._ranks = numbers, inverse_temperature, top_k, ranks
+        self._numbers = numbers.t().contiguous()  # (streams, B)
+        self._inverse, self._top_k = inverse_temperature.t().contiguous(), top_k.t().contiguous()  # (2, B)
+        self._ranks = ranks
 
     def text(self, logits: Tensor) -> Tensor:
         """(B, text_card) -> (B,) int64"""
@@ -105,8 +107,8 @@ class Draw:
     def _choose(self, logits: Tensor, kind: int, stream: int) -> Tensor:
         return kernels.choose(
             logits,
-            self._inverse[:, kind : kind + 1],
-            self._top_k[:, kind],
-            self._numbers[:, stream : stream + 1],
+            self._inverse[kind],
+            self._top_k[kind],
+            self._numbers[stream],
             self._ranks[kind],
         )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from engine import kernels
 from engine.model.config import LMConfig, TransformerConfig
 from engine.model.transformer import Layer, Norm
 from engine.weights import Weights
@@ -35,10 +36,10 @@ class Depth:
         ]
         self.layers = [[layer[k] for layer in layers] for k in used]
         inputs = [weights.take(f"depformer_in.{i}.weight", dim, config.dim) for i in range(sets)]
-        self.input = torch.cat([inputs[k] for k in used])
-        """(steps * dim, temporal dim): one product for the inputs of all steps."""
+        self.input = kernels.in_rows(torch.cat([inputs[k] for k in used]))
+        """(temporal dim, steps * dim): one product for the inputs of all steps."""
         heads = [weights.take(f"linears.{k}.weight", config.card, dim) for k in range(stored.dep_q)]
-        self.heads = heads[: self.steps]
+        self.heads = [kernels.in_rows(head) for head in heads[: self.steps]]
         text = weights.take("depformer_text_emb.weight", config.text_card + 1, dim)
         tables = [
             weights.take(f"depformer_emb.{k}.weight", config.card + 1, dim) for k in range(stored.dep_q - 1)
@@ -54,27 +55,19 @@ class Depth:
         """hidden (B, temporal dim), text (B,) -> codes (B, steps) int64."""
         batch = hidden.shape[0]
         kv = self.kv[:, :batch]
-        inputs = F.linear(hidden, self.input).view(batch, self.steps, -1)
+        inputs = torch.mm(hidden, self.input).view(batch, self.steps, -1)
         token, codes = text, []
         for k in range(self.steps):
             x = inputs[:, k] + F.embedding(token, self.tables[k])
             for layer, seen in zip(self.layers[k], kv, strict=True):
-                x = self._attend(x, layer, seen, k)
+                qkv = torch.mm(layer.norm1(x), layer.qkv).view(
+                    batch, 3, self.config.heads, self.config.head_dim
+                )
+                x = torch.addmm(x, kernels.attend_depth(qkv, seen, k), layer.out)
                 x = layer.feed_forward(x)
-            token = choose(F.linear(x, self.heads[k]), k)
+            token = choose(torch.mm(x, self.heads[k]), k)
             codes.append(token)
         return torch.stack(codes, 1)
-
-    def _attend(self, x: Tensor, layer: Layer, seen: Tensor, k: int) -> Tensor:
-        """seen (B, steps, 2, heads, head_dim); the first step sees itself alone."""
-        batch, dim = x.shape
-        qkv = F.linear(layer.norm1(x), layer.qkv).view(batch, 3, self.config.heads, self.config.head_dim)
-        seen[:, k] = qkv[:, 1:]
-        if k == 0:
-            return torch.addmm(x, qkv[:, 2].reshape(batch, dim), layer.out.t())
-        keys, values = seen[:, : k + 1, 0].transpose(1, 2), seen[:, : k + 1, 1].transpose(1, 2)
-        heard = F.scaled_dot_product_attention(qkv[:, 0][:, :, None], keys, values)
-        return torch.addmm(x, heard.reshape(batch, dim), layer.out.t())
 
 
 def _take_sets(weights: Weights, config: TransformerConfig, sets: int, used: set[int]) -> dict[int, Layer]:
@@ -84,12 +77,12 @@ def _take_sets(weights: Weights, config: TransformerConfig, sets: int, used: set
     norm2 = Norm.take(weights.under("norm2"), config.norm, dim)
     qkv = _split(attn, ("in_proj_weight", "in_proj.weight"), "in_projs", sets, 3 * dim, dim)
     out = _split(attn, ("out_proj.weight",), "out_projs", sets, dim, dim)
-    layers = {}
+    layers, rows = {}, kernels.in_rows
     for k in range(sets):
         gate = weights.under(f"gating.{k}")
         up, down = gate.take("linear_in.weight", 2 * width, dim), gate.take("linear_out.weight", dim, width)
         if k in used:
-            layers[k] = Layer(norm1, qkv[k].clone(), out[k].clone(), norm2, up, down, config.gating)
+            layers[k] = Layer(norm1, rows(qkv[k]), rows(out[k]), norm2, rows(up), rows(down), config.gating)
     return layers
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from engine import kernels
 from engine.model.config import LMConfig
 from engine.model.depth import Depth
 from engine.model.transformer import Norm, Pool, Transformer, View
@@ -37,7 +38,7 @@ class LM:
         self.temporal = Transformer(weights.under("transformer"), config.temporal)
         self.out_norm = Norm.take(weights.under("out_norm"), config.norm, dim)
         text_out = config.text_card_out or config.text_card
-        self.text_head = weights.take("text_linear.weight", text_out, dim)
+        self.text_head = kernels.in_rows(weights.take("text_linear.weight", text_out, dim))
         self.text_bias = weights.take("text_linear.bias", text_out) if config.bias_proj else None
         self.depth = Depth(weights, config, stored) if config.dep_q else None
         self.extra_heads = [
@@ -54,8 +55,11 @@ class LM:
 
     def hidden(self, inputs: Tensor, pool: Pool, view: View) -> Tensor:
         """inputs (B, Tq, dim) -> normalised output of the temporal transformer, (B, Tq, dim)."""
-        return self.out_norm(self.temporal(inputs, pool, view))
+        seen = self.temporal(inputs, pool, view)
+        return self.out_norm(seen.flatten(0, 1)).view_as(seen)
 
     def text_logits(self, hidden: Tensor) -> Tensor:
         """hidden (N, dim) -> (N, text_card)."""
-        return F.linear(hidden, self.text_head, self.text_bias)
+        if self.text_bias is not None:
+            return torch.addmm(self.text_bias, hidden, self.text_head)
+        return torch.mm(hidden, self.text_head)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from engine import kernels
+from engine import kernels, twins
 from engine.model.config import TransformerConfig
 from engine.weights import Weights
 
@@ -46,21 +46,21 @@ class Norm:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One layer's weights; layer scales are folded into `out` and `down`."""
+    """One layer's weights, (in, out) each; layer scales are folded into `out` and `down`."""
 
     norm1: Norm
-    qkv: Tensor  # (3 dim, dim)
+    qkv: Tensor  # (dim, 3 dim)
     out: Tensor  # (dim, dim)
     norm2: Norm
-    up: Tensor  # (2 width, dim) gated, (width, dim) otherwise
-    down: Tensor  # (dim, width)
+    up: Tensor  # (dim, 2 width) gated, (dim, width) otherwise
+    down: Tensor  # (width, dim)
     gating: str
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """x + down(act(up(norm2(x)))), x (N, dim)."""
-        hidden = F.linear(self.norm2(x), self.up)
+        hidden = torch.mm(self.norm2(x), self.up)
         hidden = F.gelu(hidden) if self.gating == "none" else kernels.gated(hidden, self.gating)
-        return torch.addmm(x, hidden, self.down.t())
+        return torch.addmm(x, hidden, self.down)
 
 
 def take_layer(weights: Weights, config: TransformerConfig) -> Layer:
@@ -76,15 +76,9 @@ def take_layer(weights: Weights, config: TransformerConfig) -> Layer:
     if config.layer_scale:
         out = out * weights.take("layer_scale_1.scale", dim)[:, None]
         down = down * weights.take("layer_scale_2.scale", dim)[:, None]
-    return Layer(
-        Norm.take(weights.under("norm1"), config.norm, dim),
-        qkv,
-        out,
-        Norm.take(weights.under("norm2"), config.norm, dim),
-        up,
-        down,
-        config.gating,
-    )
+    norm1, norm2 = (Norm.take(weights.under(name), config.norm, dim) for name in ("norm1", "norm2"))
+    rows = kernels.in_rows
+    return Layer(norm1, rows(qkv), rows(out), norm2, rows(up), rows(down), config.gating)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +95,7 @@ class View:
     """(B, Tq) int64 each query sees frames low < frame <= position."""
     first: Tensor
     """(B, n) int64 frame number of the first line of each page; negative: not in use."""
+    page: int = PAGE
 
 
 class Pool:
@@ -116,6 +111,15 @@ class Pool:
         """Copy one page."""
         for layer in self.layers:
             layer[target] = layer[source]
+
+    def read(self, pages: list[int]) -> tuple[Tensor, ...]:
+        """Those pages on the CPU, one (pages, 64, 2, heads, head_dim) a layer."""
+        return tuple(twins.plain(layer)[pages].cpu().view(layer.dtype) for layer in self.layers)
+
+    def write(self, pages: list[int], lines: tuple[Tensor, ...]) -> None:
+        """Fill pages with what `read` gave."""
+        for layer, given in zip(self.layers, lines, strict=True):
+            twins.plain(layer)[pages] = twins.plain(given).to(layer.device)
 
     @property
     def nbytes_per_page(self) -> int:
@@ -134,15 +138,9 @@ class Transformer:
     def __call__(self, x: Tensor, pool: Pool, view: View) -> Tensor:
         groups, queries, dim = x.shape
         x = x.reshape(groups * queries, dim)
-        attend = kernels.plan_attention(view, PAGE, x.dtype)
-        angles = kernels.rotation(view.position.reshape(-1), self.frequencies) if self.config.rope else None
+        attend = kernels.plan_attention(view, self.frequencies if self.config.rope else None, pool.layers[0])
         for layer, pages in zip(self.layers, pool.layers, strict=True):
-            qkv = F.linear(layer.norm1(x), layer.qkv)
-            qkv = qkv.view(groups * queries, 3, self.config.heads, self.config.head_dim)
-            if angles is not None:
-                kernels.rotate(qkv, angles)
-            kernels.store(pages, view.at, qkv)
-            seen = attend(qkv[:, 0], pages)
-            x = torch.addmm(x, seen.reshape(groups * queries, dim), layer.out.t())
+            qkv = torch.mm(layer.norm1(x), layer.qkv).view(-1, 3, self.config.heads, self.config.head_dim)
+            x = torch.addmm(x, attend(qkv, pages), layer.out)
             x = layer.feed_forward(x)
         return x.view(groups, queries, dim)
