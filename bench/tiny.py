@@ -241,7 +241,7 @@ class Bench:
 
 
 def _first_quiet(outcome: Outcome, start: int) -> int | None:
-    """The first sample after `start` that begins half a second without the agent; None where there is none."""
+    """The first sample after `start` that begins half a second without the agent, if any."""
     loud = np.flatnonzero(outcome.loud)
     first = start // FRAME + 1
     later = loud[loud >= first]

@@ -28,6 +28,12 @@ LIMIT = 20_000_000
 """Bytes the committed folder may hold."""
 
 
+_SHAPE = (
+    "dim", "num_heads", "num_layers", "hidden_scale", "context", "max_period", "text_card", "n_q", "dep_q", "card",
+    "depformer_dim", "depformer_dim_feedforward", "depformer_num_heads", "depformer_num_layers",
+)  # fmt: skip
+
+
 def assemble_codec(state: Path) -> TinyNet:
     """Acoustic half, semantic half and, where it was refined, the decoder; saved as STATE/codec.pt."""
     net = load_acoustic(state)
@@ -47,13 +53,12 @@ def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def config_json(config: LMConfig, codec: dict[str, Any]) -> dict[str, Any]:
     """Kyutai's config.json with a `codec` section; sampling is greedy, as the agent's lines are canned."""
-    keys = ("dim", "num_heads", "num_layers", "hidden_scale", "context", "max_period", "text_card", "n_q", "dep_q",
-            "card",             "depformer_dim", "depformer_dim_feedforward", "depformer_num_heads", "depformer_num_layers")  # fmt: skip
-    shape = {key: getattr(config, key) for key in keys}
+    shape = {key: getattr(config, key) for key in _SHAPE}
     fixed = {
         "gating": "silu", "norm": "rms_norm_f32", "positional_embedding": "rope", "causal": True,
-        "layer_scale": None,         "existing_text_padding_id": 3, "existing_text_end_padding_id": 0, "depformer_gating": "silu",
-        "depformer_multi_linear": True, "depformer_weights_per_step": True, "depformer_pos_emb": "none",
+        "layer_scale": None, "existing_text_padding_id": 3, "existing_text_end_padding_id": 0,
+        "depformer_gating": "silu", "depformer_multi_linear": True, "depformer_weights_per_step": True,
+        "depformer_pos_emb": "none",
     }  # fmt: skip
     return {
         "model_type": "moshi", "model_id": {"name": "tiny-moshi", "version": 1},

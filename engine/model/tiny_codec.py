@@ -4,7 +4,8 @@ Log-mel front (window 960, hop 240) -> two causal ConvNeXt towers (Liu et al. 20
 convolutions -> 12.5 Hz. The semantic tower sees 100 to 3,800 Hz only and gives codebook 1, which training
 supervises with words and intents; the acoustic tower gives the residual codebooks 2 to 8 (split RVQ as in
 Mimi, Défossez et al. 2024), from which alone the decoder speaks. It predicts magnitude and phase of an
-inverse STFT (Vocos, Siuzdak 2023) and is 720 samples (30 ms) late. Trained by train/codec.py; it knows no language model.
+inverse STFT (Vocos, Siuzdak 2023) and is 720 samples (30 ms) late. Trained by train/codec.py
+and train/semantic.py; it knows no language model.
 """
 
 from __future__ import annotations
