@@ -6,10 +6,13 @@ import base64
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from playwright.async_api import Page
 
+from tests.audio import Signal, align, likeness
+
 RATE = 48_000
+"""Hz of the browser's audio."""
+MEASURED = 8_000
 
 # The microphone is taken as it is, so that a test knows what was said; both tracks are mixed into the two
 # channels of one recording, in the audio thread, so that their delay is exact.
@@ -79,22 +82,47 @@ SCRIPT = """
 
 @dataclass
 class Heard:
-    """One stretch of a call, 48 kHz."""
+    """One stretch of a call at 8 kHz (MEASURED), both sides on one clock."""
 
-    sent: NDArray[np.float64]
+    sent: Signal
     """What the microphone gave."""
-    received: NDArray[np.float64]
+    received: Signal
     """What came back, as it was played."""
+
+    def round_trip_ms(self, window_s: float = 0.5, longest_s: float = 1.0) -> float:
+        """Median over the windows of the delay of `received` behind `sent`."""
+        size, longest = int(window_s * MEASURED), int(longest_s * MEASURED)
+        starts = range(longest, len(self.received) - size + 1, size)
+        lags = [
+            align(self.received[at : at + size], self.sent[at - longest : at + size], longest).lag
+            for at in starts
+        ]
+        return float(np.median([longest + lag for lag in lags])) * 1000 / MEASURED
+
+    def likeness(self) -> float:
+        """Median correlation of windows of 0.1 s, each at its own delay: one pitch period put in or left out
+        by a jitter buffer turns a longer window against itself."""
+        return likeness(self.received, self.sent, MEASURED, 0.1)
+
+    def silences(self, ms: int = 20) -> list[float]:
+        """When (s) frames 20 dB below the median began: gaps, in a sound that is never silent."""
+        size = MEASURED * ms // 1000
+        frames = self.received[: len(self.received) // size * size].reshape(-1, size)
+        rms = np.sqrt(np.mean(frames**2, axis=1))
+        quiet = np.flatnonzero(rms < 0.1 * np.median(rms))
+        return [float(n) * ms / 1000 for n in quiet if n - 1 not in quiet]
 
 
 async def take(page: Page) -> Heard:
     """Everything recorded since the last call."""
     raw = np.frombuffer(base64.b64decode(await page.evaluate("() => window.recorder.take()")), "<i2")
-    blocks = raw.reshape(-1, 2, 128) / 32_768
-    return Heard(blocks[:, 0].reshape(-1), blocks[:, 1].reshape(-1))
+    both = raw.reshape(-1, 2, 128).transpose(1, 0, 2).reshape(2, -1) / 32_768
+    step = RATE // MEASURED
+    sent, received = both[:, : both.shape[1] // step * step].reshape(2, -1, step).mean(axis=2)
+    return Heard(sent, received)
 
 
-def glide(seconds: float, rate: int = RATE, seed: int = 1) -> NDArray[np.float64]:
+def glide(seconds: float, rate: int = RATE, seed: int = 1) -> Signal:
     """One tone wandering between 300 and 2,500 Hz over a little noise: never silent, never the same twice,
     and kept by two passes of Opus (correlation 0.97; speech, whose phases Opus turns, comes to 0.87)."""
     random = np.random.default_rng(seed)
@@ -103,43 +131,3 @@ def glide(seconds: float, rate: int = RATE, seed: int = 1) -> NDArray[np.float64
     pitch = np.interp(t, knots, np.exp(random.uniform(np.log(300), np.log(2_500), len(knots))))
     tone = 0.15 * np.sin(2 * np.pi * np.cumsum(pitch) / rate)
     return np.asarray(tone + 0.006 * random.standard_normal(len(t)))
-
-
-def round_trips_ms(heard: Heard, longest_ms: int = 1_000, window_s: float = 0.1) -> NDArray[np.float64]:
-    """The delay of `received` behind `sent` in each window, at 8 kHz by cross-correlation."""
-    step = RATE // 8_000
-    sent, received = (x.reshape(-1, step).mean(axis=1) for x in (heard.sent, heard.received))
-    size, longest = int(window_s * 8_000), longest_ms * 8
-    delays = []
-    for at in range(longest, len(received) - size + 1, size):
-        piece, before = received[at : at + size], sent[at - longest : at + size]
-        products = np.correlate(before, piece, "valid")
-        energy = np.sqrt(np.convolve(before**2, np.ones(size), "valid")) + 1e-9
-        delays.append((longest - int(np.argmax(products / energy))) / 8)
-    return np.asarray(delays)
-
-
-def likeness(
-    heard: Heard, delays_ms: NDArray[np.float64], longest_ms: int = 1_000, window_s: float = 0.1
-) -> NDArray[np.float64]:
-    """Normalised correlation of each window of round_trips_ms() at its own delay, at 48 kHz."""
-    size, found = int(window_s * RATE), []
-    for n, delay in enumerate(delays_ms):
-        at = longest_ms * RATE // 1000 + n * size
-        piece = heard.received[at : at + size]
-        best = 0.0
-        for shift in range(-8, 9):
-            start = at - round(delay * RATE / 1000) + shift
-            other = heard.sent[start : start + size]
-            energy = np.sqrt(np.dot(piece, piece) * np.dot(other, other)) + 1e-12
-            best = max(best, float(np.dot(piece, other) / energy))
-        found.append(best)
-    return np.asarray(found)
-
-
-def silent_frames(received: NDArray[np.float64], ms: int = 20) -> list[float]:
-    """Times (s) of frames 20 dB below the median: gaps, in a sound that is never silent."""
-    size = RATE * ms // 1000
-    frames = received[: len(received) // size * size].reshape(-1, size)
-    rms = np.sqrt(np.mean(frames**2, axis=1))
-    return [n * ms / 1000 for n in np.flatnonzero(rms < 0.1 * np.median(rms))]

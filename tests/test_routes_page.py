@@ -1,10 +1,15 @@
 """The page's files, headers, health, readiness and configuration over real HTTP."""
 
 import json
+import ssl
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import aiohttp
 import pytest
+from aiortc import RTCCertificate
+from cryptography.hazmat.primitives import serialization
+from yarl import URL
 
 from engine.api import Persona
 from gateway.config import HttpSettings, IceServer
@@ -75,8 +80,6 @@ async def test_a_browser_that_has_the_file_is_told_so(
 async def test_nothing_but_the_page_is_served(
     gateway: LiveGateway, client: aiohttp.ClientSession, path: str
 ) -> None:
-    from yarl import URL
-
     async with client.get(URL(f"{gateway.url}/{path}", encoded=True)) as answer:
         assert answer.status in (400, 404)
 
@@ -147,3 +150,19 @@ async def test_two_gateways_never_share_a_metric(gateway: LiveGateway, client: a
                 assert answer.content_type == "text/plain"
             assert 'engine_slots{state="free"} 2.0' in text
             assert "\nready 1.0" in text
+
+
+async def test_with_a_certificate_the_page_is_served_over_https(
+    tmp_path: Path, client: aiohttp.ClientSession
+) -> None:
+    certificate = RTCCertificate.generateCertificate()
+    pem, none = serialization.Encoding.PEM, serialization.NoEncryption()
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    cert.write_bytes(certificate._cert.public_bytes(pem))
+    key.write_bytes(certificate._key.private_bytes(pem, serialization.PrivateFormat.PKCS8, none))
+    trusting = ssl.create_default_context()
+    trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+    async with live_gateway(http=HttpSettings(port=0, tls_cert=cert, tls_key=key)) as gateway:
+        url = f"https://127.0.0.1:{gateway.http.port}/health"
+        async with client.get(url, ssl=trusting) as answer:
+            assert answer.status == 200

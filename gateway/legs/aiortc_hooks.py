@@ -102,9 +102,10 @@ class AudioWire:
         transport.sendto(sealed, pair.remote_addr)
         return True
 
-    def _check_received(self, message: Any, address: tuple[str, int], protocol: Any) -> None:
+    def _check_received(self, *request: Any) -> None:
+        # Three arguments in aioice 0.13, four (the raw data too) in 0.10.
         self.last_heard_at = time.monotonic()
-        self._checked(message, address, protocol)
+        self._checked(*request)
 
     def _datagram_received(self, data: bytes, component: int) -> None:
         """What is not STUN, sorted by its first byte (RFC 7983 §7)."""
