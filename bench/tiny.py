@@ -161,6 +161,8 @@ class Bench:
             for start, said in zip(starts, utterances, strict=True)
         ]
         for start, outcome in zip(starts, self.switch.call(pcms), strict=True):
+            if not outcome.loud[start // FRAME - 2 : start // FRAME + 1].any():
+                continue
             quiet = _first_quiet(outcome, start)
             stopped.append(quiet is not None and quiet - start < 1.6 * RATE)
             if stopped[-1]:
@@ -246,8 +248,8 @@ def _first_quiet(outcome: Outcome, start: int) -> int | None:
     first = start // FRAME + 1
     later = loud[loud >= first]
     gaps = np.flatnonzero(np.diff(later) > 6)
-    if not len(later) or outcome.loud[first - 3 : first].sum() == 0:
-        return None
+    if not len(later):
+        return first * FRAME
     last = later[gaps[0]] if len(gaps) else later[-1]
     return None if last >= len(outcome.loud) - 2 else int(last + 1) * FRAME
 

@@ -29,8 +29,8 @@ LIMIT = 20_000_000
 
 
 _SHAPE = (
-    "dim", "num_heads", "num_layers", "hidden_scale", "context", "max_period", "text_card", "n_q", "dep_q", "card",
-    "depformer_dim", "depformer_dim_feedforward", "depformer_num_heads", "depformer_num_layers",
+    "dim", "num_heads", "num_layers", "hidden_scale", "context", "max_period", "text_card", "n_q", "dep_q",
+    "card", "depformer_dim", "depformer_dim_feedforward", "depformer_num_heads", "depformer_num_layers",
 )  # fmt: skip
 
 
