@@ -10,8 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 Signal = NDArray[np.float64]
-ALIKE = 0.5
-"""Correlation of two frames from which on they hold the same sound."""
+ALIKE = 0.4
+"""Correlation from which on two windows hold the same sound. The best of other noise within reach gives up to
+0.3; the crossfade of a time-scaling leaves 0.6."""
+SURE = 0.8
+"""Correlation from which on the delay found is followed."""
 FINER = 8
 """Steps of a delay within a sample."""
 
@@ -61,7 +64,7 @@ class Alignment:
 
     def gaps(self, rate: int = 8_000) -> list[Gap]:
         """See gaps()."""
-        return gaps(self.heard, self.sent, rate=rate)
+        return gaps(self.heard, self.sent, rate)
 
     def after(self, sample: int) -> Alignment:
         """Without the first samples."""
@@ -137,42 +140,79 @@ class Gap:
     """A stretch of the heard signal that does not hold what was sent."""
 
     at_s: float
-    """From where both begin."""
+    """From the start of what was heard."""
     length_s: float
 
 
-def gaps(heard: Signal, sent: Signal, lag: int = 0, rate: int = 8_000, ms: int = 20) -> list[Gap]:
-    """Runs of whole frames of `ms` in which `heard` is nothing like what was sent: lost, silent or invented.
+def gaps(heard: Signal, sent: Signal, rate: int = 8_000, ms: int = 20) -> list[Gap]:
+    """Stretches of `ms` or more in which `heard` is not what was sent: lost, silent, invented or repeated.
 
-    Only for a `sent` that is never silent. A frame counts as lost when nothing near its place correlates
-    with it by 0.5. A delay that changes is followed by a frame's length at a time: time-scaling is no gap. A
-    greater jump is a gap of 100 ms at least.
+    Only for a `sent` that is never silent, and for a `heard` cut to where the echo has begun. A window moves
+    in quarters of its length, so a gap is found wherever it lies. Time-scaling, which changes the delay for
+    good by less than a window at a time, is no gap; a greater jump is one of 100 ms at least.
     """
     size = rate * ms // 1000
-    a, b = overlap(heard, sent, lag)
+    hop = size // 4
+    places = _without_excursions(_places(heard, sent, size, hop, rate))
     found: list[Gap] = []
-    begin = align(a[: rate // 2], b[:rate])
-    shift, run = (-round(begin.lag) if begin.correlation >= ALIKE else 0), 0
-    for start in range(0, len(a) + 1, size):
-        frame = a[start : start + size]
-        place = _place_of(frame, b, start + shift, size * max(1, run - 3)) if len(frame) == size else start
+    run = 0
+    for index, place in enumerate([*places, 0]):
         if place is None:
             run += 1
-            continue
-        if run:
-            found.append(Gap((start - run * size) / rate, run * size / rate))
-        shift, run = place - start, 0
+        elif run:
+            found.append(Gap((index - run) * hop / rate, (size + (run - 1) * hop) / rate))
+            run = 0
     return found
 
 
-def _place_of(frame: Signal, sent: Signal, expected: int, reach: int) -> int | None:
-    """Where in `sent` the frame comes from: the expected place, or the best within reach of it."""
-    for near in (0, 1, -1, 2, -2, 3, -3):
-        if _likeness(frame, sent, expected + near) >= ALIKE:
-            return expected + near
-    places = range(expected - reach, expected + reach + 1)
-    best = max(places, key=lambda place: _likeness(frame, sent, place))
-    return best if _likeness(frame, sent, best) >= ALIKE else None
+def _places(heard: Signal, sent: Signal, size: int, hop: int, rate: int) -> list[int | None]:
+    """For each window of `heard`: how many samples later in `sent` it is found, None where nowhere near."""
+    begin = align(heard[: rate // 2], sent)
+    moved = -round(begin.lag if begin.correlation > 0.5 else align(heard, sent).lag)
+    places: list[int | None] = []
+    start = lost = 0
+    while start + size <= min(len(heard), len(sent) - moved):
+        place, likeness = _place_of(
+            heard[start : start + size], sent, start + moved, size * max(1, lost // 4 - 3) + hop
+        )
+        if likeness >= SURE:
+            moved = place - start
+        lost = 0 if likeness >= ALIKE else lost + 1
+        places.append(place - start if likeness >= ALIKE else None)
+        start += hop
+    return places
+
+
+def _without_excursions(places: list[int | None], longest: int = 12) -> list[int | None]:
+    """A delay that comes back to what it was within 60 ms was no other delay, but sound said twice."""
+    kept = list(places)
+    home: int | None = None
+    for index, place in enumerate(places):
+        if place is None:
+            continue
+        ahead = [later for later in places[index + 1 : index + longest] if later is not None]
+        if home is None or abs(place - home) <= 3:
+            home = place
+        elif any(abs(later - home) <= 3 for later in ahead):
+            kept[index] = None
+        else:
+            home = place
+    return kept
+
+
+def _place_of(frame: Signal, sent: Signal, expected: int, reach: int) -> tuple[int, float]:
+    """Where in `sent` the frame comes from, and how like it is: the expected place, or the best in reach."""
+    best, likeness = expected, 0.0
+    for place in (
+        *(expected + near for near in (0, 1, -1, 2, -2, 3, -3)),
+        *range(expected - reach, expected + reach),
+    ):
+        found = _likeness(frame, sent, place)
+        if found > likeness:
+            best, likeness = place, found
+        if likeness >= ALIKE and abs(best - expected) <= 3 and abs(place - expected) == 3:
+            break
+    return best, likeness
 
 
 def _likeness(frame: Signal, sent: Signal, place: int) -> float:

@@ -37,10 +37,12 @@ def need(program: str, package: str) -> str:
 
 
 class StallWatch:
-    """Notes when this machine stands still: a test of gaps must not blame the gateway for a busy neighbour."""
+    """Notes when this machine stands still: gaps are not the gateway's then."""
 
     def __init__(self, longest_s: float = 0.03) -> None:
-        self.stalls_s: list[float] = []
+        self.began = time.monotonic()
+        self.stalls: list[tuple[float, float]] = []
+        """(seconds since the watch began, length in seconds)."""
         self._longest_s = longest_s
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -53,12 +55,16 @@ class StallWatch:
         self._stop.set()
         self._thread.join(5.0)
 
+    def explains(self, at_s: float) -> bool:
+        """A stall lies up to two seconds before this time, or just after it."""
+        return any(-2.0 <= stall - at_s <= 0.5 for stall, _ in self.stalls)
+
     def _run(self) -> None:
         due = time.monotonic() + 0.01
         while not self._stop.wait(max(0.0, due - time.monotonic())):
             late = time.monotonic() - due
             if late > self._longest_s:
-                self.stalls_s.append(late)
+                self.stalls.append((due - self.began, late))
             due = time.monotonic() + 0.01
 
 

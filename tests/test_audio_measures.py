@@ -39,16 +39,19 @@ def test_added_noise_lowers_the_correlation_as_it_should() -> None:
     assert delay_of(noisy, NOISE)[1] == pytest.approx(np.sqrt(0.5), abs=0.02)
 
 
-@pytest.mark.parametrize("filling", ["silence", "the frame before", "other noise"])
-def test_a_lost_frame_is_a_gap_whatever_fills_it(filling: str) -> None:
+@pytest.mark.parametrize("filling", ["silence", "the frame before", "repetition", "other noise"])
+@pytest.mark.parametrize("offset", [0, 20, 77, 80, 140])
+def test_a_lost_packet_is_a_gap_wherever_it_lies_and_whatever_fills_it(filling: str, offset: int) -> None:
     heard = NOISE.copy()
-    heard[16_000:16_320] = {
-        "silence": np.zeros(320),
-        "the frame before": NOISE[15_680:16_000],
-        "other noise": steady_noise(1.0, seed=3)[:320],
+    start = 16_000 + offset
+    heard[start : start + 160] = {
+        "silence": np.zeros(160),
+        "the frame before": NOISE[start - 160 : start],
+        "repetition": np.tile(NOISE[start - 60 : start], 3)[:160],
+        "other noise": steady_noise(1.0, seed=3)[:160],
     }[filling]
     (gap,) = gaps(heard, NOISE)
-    assert (gap.at_s, gap.length_s) == (2.0, 0.04)
+    assert abs(gap.at_s * 8_000 - start) <= 81 and gap.length_s < 0.041
 
 
 def test_an_intact_signal_has_no_gap_even_through_a_slow_clock() -> None:
@@ -62,12 +65,14 @@ def test_a_delay_that_changes_is_no_gap_but_a_hole_is() -> None:
     assert gaps(heard, NOISE) == []
     heard = np.concatenate([NOISE[:8_000], np.zeros(480), NOISE[8_000:]])
     (gap,) = gaps(heard, NOISE)
-    assert gap.at_s == 1.0 and gap.length_s <= 0.2
+    assert abs(gap.at_s - 1.0) < 0.01 and gap.length_s <= 0.2
 
 
 def test_a_delay_that_settled_before_the_end_is_found_at_the_start() -> None:
-    heard = np.concatenate([np.zeros(640), NOISE[:4_000], NOISE[4_100:8_000], NOISE[8_150:]])
-    assert gaps(heard, NOISE, delay_of(heard[16_000:], NOISE)[0] + 16_000) == []
+    heard = np.concatenate([np.zeros(640), NOISE[:4_000], NOISE[4_100:8_000], NOISE[8_150:]])[800:]
+    lag, _ = delay_of(heard, NOISE)
+    assert lag == 640 - 250 - 800
+    assert gaps(heard, NOISE) == []
 
 
 def test_likeness_bears_a_changing_delay_but_no_noise() -> None:
