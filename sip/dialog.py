@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from sip.core import Core
 from sip.errors import PeerError
@@ -12,6 +13,7 @@ from sip.headers import Headers, MalformedHeader, parse_name_addr
 from sip.message import Request, Response
 from sip.settings import Destination
 from sip.uri import Uri, parse_uri
+from sip.via import MAGIC_COOKIE
 
 _IP = re.compile(r"\d{1,3}(\.\d{1,3}){3}\Z|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\Z")
 
@@ -52,22 +54,25 @@ class Dialog:
     """Route header values, nearest first."""
     transport: Transport
     flow: Address | None
+    origin: Destination
+    """Where the INVITE went or came from: the way to a target that names no host."""
     local_seq: int
     remote_seq: int | None = None
 
     @classmethod
     def of_invite(cls, request: Request, local_tag: str, source: Destination) -> Dialog:
         """The server's side, out of the INVITE it answers (§12.1.1). Raises MalformedHeader."""
-        return cls(
+        return cls._checked(
             call_id=request.call_id,
             local=f"{request.headers.get('to')};tag={local_tag}",
             local_tag=local_tag,
             remote=request.headers.get("from") or "",
             remote_tag=request.from_.tag,
-            target=contact_uri(request),
+            target=contact_uri(request) if not _is_rfc2543(request) else _sender_uri(request),
             routes=tuple(request.headers.get_list("record-route")),
             transport=source.transport,
             flow=source.flow,
+            origin=source,
             local_seq=0,
             remote_seq=request.cseq.number,
         )
@@ -75,7 +80,7 @@ class Dialog:
     @classmethod
     def of_response(cls, invite: Request, response: Response, destination: Destination) -> Dialog:
         """The client's side, out of a response that makes one (§12.1.2). Raises MalformedHeader."""
-        return cls(
+        return cls._checked(
             call_id=invite.call_id,
             local=invite.headers.get("from") or "",
             local_tag=invite.from_.tag or "",
@@ -85,8 +90,16 @@ class Dialog:
             routes=tuple(reversed(response.headers.get_list("record-route"))),
             transport=destination.transport,
             flow=None if destination.transport == "udp" else destination.flow or destination[:2],
+            origin=destination,
             local_seq=invite.cseq.number,
         )
+
+    @classmethod
+    def _checked(cls, **fields: Any) -> Dialog:
+        """A dialog whose route can be gone: better refused now than a BYE that cannot be sent."""
+        made = cls(**fields)
+        made.next_hop()
+        return made
 
     def next_seq(self) -> int:
         self.local_seq += 1
@@ -126,7 +139,20 @@ class Dialog:
     def next_hop(self) -> Destination:
         """The first route, or the target (§12.2.1.1)."""
         text = parse_name_addr(self.routes[0]).uri if self.routes else self.target
-        return destination_of(parse_uri(text), self.transport, self.flow)
+        uri = parse_uri(text)
+        return destination_of(uri, self.transport, self.flow) if uri.host else self.origin
+
+
+def _is_rfc2543(request: Request) -> bool:
+    """An old INVITE may do without Contact: its From is the way back."""
+    return "contact" not in request.headers and not request.via.branch.startswith(MAGIC_COOKIE)
+
+
+def _sender_uri(request: Request) -> str:
+    uri = request.from_.uri
+    if not parse_uri(uri).host:
+        raise MalformedHeader("a caller without Contact wants a host in From")
+    return uri
 
 
 def contact_uri(message: Request | Response) -> str:

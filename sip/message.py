@@ -164,8 +164,8 @@ def parse_message(data: bytes) -> Request | Response:
 
 
 def _lone_controls(text: str) -> bool:
-    """A CR or LF that is no line end would let a value pass for a header further on; NUL fools C."""
-    return "\x00" in text or not text.count("\r") == text.count("\n") == text.count("\r\n")
+    """A CR or LF that is no line end would let a value pass for a header further on."""
+    return not text.count("\r") == text.count("\n") == text.count("\r\n")
 
 
 def _start_line_read(message: Request | Response) -> bool:
@@ -236,7 +236,7 @@ def check_message(message: Request | Response) -> None:
             raise MalformedHeader(f"{display_name_of(name)} must stand once")
     if not message.call_id:
         raise MalformedHeader("empty Call-ID")
-    if not (message.from_.uri and message.to.uri and message.via.host):
+    if not (message.from_.uri and message.to.uri and message.via.host and message.cseq.method):
         raise MalformedHeader("empty address")
     if isinstance(message, Request):
         _check_request(message)

@@ -69,10 +69,13 @@ class Reception:
             broken = message if isinstance(message, Request) else None
             self._answer_malformed(broken, error, addr, transport)
             return
-        if isinstance(message, Response):
-            self._on_response(message, now)
-        else:
-            self._on_request(message, addr, now, transport)
+        try:
+            if isinstance(message, Response):
+                self._on_response(message, now)
+            else:
+                self._on_request(message, addr, now, transport)
+        except PeerError:
+            counters.malformed += 1  # a part that only its reader looks at was broken
 
     def _answer_malformed(
         self, request: Request | None, error: PeerError, addr: Address, transport: Transport
@@ -81,13 +84,13 @@ class Reception:
         self.core.counters.malformed += 1
         if request is None or request.method == "ACK" or not self._gate.is_open_to(addr[0]):
             return
-        if any(request.headers.get(name) is None for name in ("via", "from", "to", "call-id", "cseq")):
+        if "via" not in request.headers:
             return
         try:
             request.via = stamp_received(request.via, *addr)
             destination = self._response_destination(request, addr, transport)
         except PeerError:
-            return
+            destination = Destination(*addr, transport, None if transport == "udp" else addr)
         self.core.send(reply(request, error.code, self.core.token()).to_bytes(), destination)
 
     def _response_destination(self, request: Request, addr: Address, transport: Transport) -> Destination:
@@ -193,7 +196,8 @@ class Reception:
             return  # what it cancels is gone, and Require is not looked at (§9.2)
         if request.method not in KNOWN:
             raise Refusal(405 if request.method in RECOGNISED else 501, ("Allow", ALLOW))
-        parse_uri(request.uri)
+        if parse_uri(request.uri).headers:
+            raise Refusal(400)  # header parts have no place in a Request-URI (§19.1.1)
         unknown = request.headers.tokens("require") - UNDERSTOOD
         if unknown:
             raise Refusal(420, ("Unsupported", ", ".join(sorted(unknown))))

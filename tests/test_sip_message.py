@@ -82,7 +82,7 @@ def test_a_datagram_longer_than_its_content_length_is_cut() -> None:
 
 
 def test_a_line_break_inside_a_value_cannot_pass() -> None:
-    for hole in (b"\n", b"\r", b"\x00"):
+    for hole in (b"\n", b"\r"):
         with pytest.raises(MalformedMessage):
             parse_message(INVITE.replace(b"Max-Forwards: 70", b"Max-Forwards: 70" + hole + b"X: y"))
 

@@ -264,6 +264,8 @@ REFUSED = [
     (request("NEWMETHOD"), 501, "allow"),
     (request(uri="nobodyKnowsThisScheme:x"), 416, None),
     (request(uri="sip:;;"), 400, None),
+    (request(extra="Record-Route: <sip:;;lr>\r\n"), 400, None),
+    (request(extra="Record-Route: <http://x;lr>\r\n"), 416, None),
     (request(extra="Require: nothingSupportsThis, 100rel\r\n"), 420, "unsupported"),
     (request(extra="Content-Type: text/plain\r\n"), 415, "accept"),
     (request(extra="Content-Type: application/sdp\r\nContent-Encoding: gzip\r\n"), 415, "accept-encoding"),
