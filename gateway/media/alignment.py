@@ -51,7 +51,7 @@ class AlignmentRows:
         self._p22[row] = (FIRST_PACE * self.block) ** 2
 
     def shift(self, row: int, samples: int) -> bool:
-        """The path has become longer (or shorter) at once. False, and nothing done, if it is now too short."""
+        """The path has become longer or shorter at once. False, and nothing done, if it is too short now."""
         if self.delay[row] + samples < self.least:
             return False
         self.delay[row] += samples
