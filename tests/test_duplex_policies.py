@@ -1,0 +1,218 @@
+"""Who gives way to whom: every race between caller and agent, stepped by hand in blocks of 20 ms."""
+
+from collections.abc import Iterable
+
+import pytest
+
+from gateway.duplex import (
+    MS,
+    AgentStarted,
+    AgentStopped,
+    CallerStarted,
+    CallerStopped,
+    Ducked,
+    Duplex,
+    DuplexEvent,
+    DuplexSettings,
+    Give,
+    Held,
+    Interrupted,
+    Policy,
+    Resumed,
+)
+
+BLOCK = 480
+SETTINGS = DuplexSettings()
+
+
+class Room:
+    """A caller and an agent around one Duplex; what the detector would say is counted here."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.duplex = Duplex(policy)
+        self.at = 0
+        self.speech = self.silence = 0.0
+        self.events: list[DuplexEvent] = []
+        self.gives: list[Give] = []
+        self.sent = 0
+
+    def go(self, ms: int, caller: bool = False, agent: bool = False) -> "Room":
+        for _ in range(ms // 20):
+            self.at += BLOCK
+            self._detect(caller)
+            self.duplex.hear(self.at, self.speech, self.silence)
+            self.duplex.speak(self.at, agent, self.sent)
+            self.sent += BLOCK if self.duplex.give in (Give.WHOLE, Give.LOW) else 0
+            self.gives.append(self.duplex.give)
+            self.events += self.duplex.take_events()
+        return self
+
+    def _detect(self, caller: bool) -> None:
+        if caller:
+            self.speech, self.silence = self.speech + 20, 0.0
+        elif self.speech:
+            self.silence += 20
+            if self.silence >= 320:
+                self.speech = 0.0
+
+    def kinds(self) -> list[type]:
+        return [type(event) for event in self.events]
+
+    def only(self, kind: type) -> list[DuplexEvent]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+def kinds_of(events: Iterable[DuplexEvent]) -> set[type]:
+    return {type(event) for event in events}
+
+
+@pytest.mark.parametrize("policy", [Policy.MODEL, Policy.NEVER])
+def test_model_and_never_leave_the_agents_voice_alone_and_tell_what_happens(policy: Policy) -> None:
+    room = Room(policy).go(400, agent=True).go(2_000, caller=True, agent=True).go(1_000)
+    assert set(room.gives) == {Give.WHOLE}
+    assert room.kinds() == [AgentStarted, CallerStarted, CallerStopped, AgentStopped]
+    assert room.only(CallerStarted) == [CallerStarted(400 * MS, over_agent=True)]
+
+
+def test_duck_lowers_within_40_ms_then_holds_then_cuts() -> None:
+    room = Room(Policy.DUCK).go(1_000, agent=True).go(600, caller=True, agent=True)
+    begun = 1_000 * MS
+    assert room.kinds() == [AgentStarted, CallerStarted, Ducked, Held, Interrupted]
+    ducked, held, cut = room.events[2:]
+    assert ducked.at - begun == 40 * MS
+    assert held.at - begun == 160 * MS
+    assert cut.at - begun == 500 * MS
+    assert room.duplex.give is Give.NOTHING
+
+
+def test_what_the_caller_heard_is_what_was_sent_before_the_hold() -> None:
+    room = Room(Policy.DUCK).go(1_000, agent=True).go(600, caller=True, agent=True)
+    (cut,) = room.only(Interrupted)
+    assert isinstance(cut, Interrupted)
+    assert cut.heard == (1_000 + 140) * MS
+
+
+def test_cut_cuts_at_once_without_ducking() -> None:
+    room = Room(Policy.CUT).go(1_000, agent=True).go(200, caller=True, agent=True)
+    assert room.kinds() == [AgentStarted, CallerStarted, Interrupted]
+    assert room.only(Interrupted)[0].at - 1_000 * MS == 180 * MS
+
+
+@pytest.mark.parametrize("length", [20, 60, 100, 200, 300, 400, 480])
+def test_a_backchannel_does_not_stop_a_ducked_agent(length: int) -> None:
+    room = Room(Policy.DUCK).go(1_000, agent=True).go(length, caller=True, agent=True).go(600, agent=True)
+    assert not room.only(Interrupted)
+    assert room.duplex.give is Give.WHOLE
+    if length > 20:
+        (resumed,) = room.only(Resumed)
+        assert resumed == Resumed(resumed.at, "passed")
+        assert resumed.at - (1_000 + length) * MS == SETTINGS.forget_ms * MS
+
+
+@pytest.mark.parametrize("length", [20, 100, 160])
+def test_a_click_or_a_cough_does_not_cut_under_policy_cut(length: int) -> None:
+    room = Room(Policy.CUT).go(1_000, agent=True).go(length, caller=True, agent=True).go(600, agent=True)
+    assert not room.only(Interrupted)
+
+
+def test_two_backchannels_in_one_talkspurt_do_not_add_up() -> None:
+    room = Room(Policy.DUCK).go(1_000, agent=True)
+    for _ in range(4):
+        room.go(300, caller=True, agent=True).go(240, agent=True)
+    assert not room.only(Interrupted)
+    assert len(room.only(CallerStarted)) == 1
+
+
+def test_a_breath_between_words_does_not_restart_the_count() -> None:
+    room = Room(Policy.DUCK).go(1_000, agent=True)
+    room.go(260, caller=True, agent=True).go(100, agent=True).go(260, caller=True, agent=True)
+    assert len(room.only(Interrupted)) == 1
+
+
+def test_a_caller_who_is_still_talking_when_the_agent_begins_does_not_cut_it_at_once() -> None:
+    room = Room(Policy.DUCK).go(2_000, caller=True).go(400, caller=True, agent=True)
+    assert not room.only(Interrupted)
+    assert room.only(AgentStarted) == [AgentStarted(2_020 * MS, over_caller=True)]
+    room.go(200, caller=True, agent=True)
+    assert len(room.only(Interrupted)) == 1
+
+
+def test_a_caller_who_ends_as_the_agent_begins_changes_nothing() -> None:
+    room = Room(Policy.DUCK).go(2_000, caller=True).go(20, caller=True, agent=True).go(1_000, agent=True)
+    assert set(room.gives) == {Give.WHOLE}
+
+
+def test_after_the_engine_has_yielded_the_agent_is_heard_again_while_the_caller_still_talks() -> None:
+    room = Room(Policy.DUCK).go(1_000, agent=True).go(600, caller=True, agent=True)
+    room.duplex.yielded(room.at)
+    room.go(400, caller=True, agent=True)
+    assert room.duplex.give is Give.WHOLE
+    assert len(room.only(Interrupted)) == 1
+    assert room.only(Resumed) == [Resumed(1_600 * MS, "yielded")]
+
+
+def test_the_next_talkspurt_cuts_again() -> None:
+    room = Room(Policy.CUT).go(1_000, agent=True).go(400, caller=True, agent=True)
+    room.duplex.yielded(room.at)
+    room.go(400, agent=True).go(400, caller=True, agent=True)
+    assert len(room.only(Interrupted)) == 2
+
+
+def test_an_engine_that_cannot_be_told_is_muted_until_it_pauses() -> None:
+    room = Room(Policy.CUT).go(1_000, agent=True).go(1_000, caller=True, agent=True)
+    assert room.duplex.give is Give.NOTHING
+    room.go(380, caller=True)
+    assert room.duplex.give is Give.NOTHING
+    room.go(40)
+    assert room.duplex.give is Give.WHOLE
+    assert room.only(Resumed)[-1] == Resumed(room.only(Resumed)[-1].at, "yielded")
+
+
+def test_the_watchdog_frees_an_agent_whose_engine_never_yields() -> None:
+    room = Room(Policy.CUT).go(1_000, agent=True).go(4_400, caller=True, agent=True)
+    (resumed,) = room.only(Resumed)
+    assert resumed == Resumed(resumed.at, "watchdog")
+    assert resumed.at - room.only(Interrupted)[0].at == SETTINGS.unyielding_ms * MS
+
+
+def test_the_watchdog_frees_an_agent_held_by_a_doubt_that_never_ends() -> None:
+    duplex = Duplex(Policy.DUCK)
+    for at in range(0, 200 * BLOCK, BLOCK):  # a detector stuck at 200 ms of speech
+        duplex.hear(at, 200.0 if at > 20 * BLOCK else 0.0, 0.0)
+        duplex.speak(at, True, at)
+    assert duplex.give is Give.WHOLE
+    assert kinds_of(duplex.take_events()) == {AgentStarted, CallerStarted, Held, Resumed}
+
+
+def test_yielded_without_a_cut_changes_nothing() -> None:
+    duplex = Duplex(Policy.DUCK)
+    duplex.yielded(0)
+    assert duplex.give is Give.WHOLE
+    assert duplex.take_events() == []
+
+
+def test_an_agent_that_stops_by_itself_while_ducked_is_not_cut_later() -> None:
+    room = Room(Policy.DUCK).go(1_000, agent=True).go(320, agent=False)
+    room.go(2_000, caller=True).go(400)
+    assert room.kinds() == [AgentStarted, CallerStarted, Ducked, AgentStopped, Resumed, CallerStopped]
+
+
+def test_an_agent_that_ends_while_held_is_not_let_loose_over_the_caller() -> None:
+    room = Room(Policy.DUCK).go(1_000, agent=True).go(200, caller=True, agent=True).go(280, caller=True)
+    assert room.duplex.give is Give.HELD
+    room.go(40, caller=True)
+    assert len(room.only(Interrupted)) == 1
+
+
+def test_silence_tells_nothing() -> None:
+    room = Room(Policy.DUCK).go(5_000)
+    assert room.events == []
+
+
+def test_events_come_with_the_times_of_what_they_tell() -> None:
+    room = Room(Policy.MODEL).go(200).go(600, caller=True).go(1_000)
+    started, stopped = room.events
+    assert started == CallerStarted(200 * MS, over_agent=False)
+    assert stopped == CallerStopped(800 * MS)
+    room = Room(Policy.MODEL).go(200).go(600, agent=True).go(1_000)
+    assert room.events == [AgentStarted(220 * MS, over_caller=False), AgentStopped(820 * MS)]
