@@ -312,5 +312,9 @@ async def test_nothing_is_cut_off_at_any_width(width: int) -> None:
         await page.goto(gateway.url)
         await call(page)
         assert await page.evaluate("() => document.documentElement.scrollWidth") <= width
-        box = await page.get_by_role("button", name="Hang up").bounding_box()
-        assert box is not None and box["height"] >= 44 and box["y"] + box["height"] <= 700
+        card = await page.get_by_role("region", name="Call").bounding_box()
+        for name in ("Hang up", "Mute"):
+            box = await page.get_by_role("button", name=name).bounding_box()
+            assert box is not None and card is not None
+            assert box["height"] >= 44 and box["y"] + box["height"] <= 700
+            assert card["x"] < box["x"] and box["x"] + box["width"] < card["x"] + card["width"]

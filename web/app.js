@@ -157,7 +157,11 @@ async function configure() {
   $("persona-field").hidden = false;
 }
 
-$("call").addEventListener("click", () => (call ? call.hangUp() : placeCall()));
+$("call").addEventListener("click", (event) => {
+  if (event.detail > 1) return; // the second half of a double click must not cancel what the first began
+  if (call) call.hangUp();
+  else placeCall();
+});
 $("mute").addEventListener("click", () => setMuted(!muted));
 window.addEventListener("pagehide", () => call?.hangUp());
 configure();

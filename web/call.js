@@ -62,7 +62,7 @@ export class Call {
     this.key = body.id;
     if (this.over) return this.tellGateway();
     this.listen();
-    this.later(CONNECT_MS, () => this.connection.connectionState !== "connected" && this.fail("notConnected"));
+    this.later(CONNECT_MS, () => this.polling === undefined && this.fail("notConnected"));
     await this.connection.setRemoteDescription({ type: body.type, sdp: body.sdp });
   }
 
@@ -89,13 +89,13 @@ export class Call {
     const state = this.connection.connectionState;
     if (this.over) return;
     if (state === "connected") {
-      if (!this.polling) this.polling = this.every(STATS_MS, () => this.measure());
+      this.polling ??= this.every(STATS_MS, () => this.measure()); // from now on a failure is a loss
       this.on("talking");
     } else if (state === "disconnected") {
       this.on("shaky");
       this.later(SHAKY_MS, () => this.connection.connectionState !== "connected" && this.fail("lost"));
     } else if (state === "failed") {
-      this.fail(this.polling ? "lost" : "notConnected");
+      this.fail(this.polling === undefined ? "notConnected" : "lost");
     }
   }
 
