@@ -7,6 +7,7 @@ sockets are on the loop, and one call_soon_threadsafe a tick carries all lines' 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
@@ -27,6 +28,8 @@ from engine.rows import AudioRows
 from engine.slot import RowSlot
 from engine.slots import SlotTable
 from engine.tick import TickEngine
+
+log = logging.getLogger(__name__)
 
 PACKET = 960
 """Samples of a packet: 40 ms, what Kyutai's page sends."""
@@ -61,7 +64,7 @@ class LineVoice:
 
 @dataclass(frozen=True, slots=True)
 class ChatStep:
-    """See engine.tick.Stepped. A slot's text "token" is its own number: piece() looks there."""
+    """See engine.stepper.Stepped. A slot's text "token" is its own number: piece() looks there."""
 
     pcm: Batch
     text: NDArray[np.int64]
@@ -137,7 +140,8 @@ class ChatEngine(TickEngine):
         self._remote = remote
         self._http: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._calls: dict[RowSlot, asyncio.Task[None]] = {}
+        self._calls: dict[RowSlot, tuple[ChatLine, asyncio.Task[None]]] = {}
+        self._endings: set[asyncio.Task[None]] = set()
         self._reconnects = 0
         super().__init__(
             f"chat ({urlsplit(remote.url).hostname})", self._chat, rows, SlotTable(rows.count, slots), phase
@@ -155,7 +159,7 @@ class ChatEngine(TickEngine):
             await line.close()
             self.table.free(taken)
             raise
-        self._calls[slot] = asyncio.create_task(self._hold(slot, line))
+        self._calls[slot] = (line, asyncio.create_task(self._hold(slot, line)))
         return slot
 
     def _client(self) -> aiohttp.ClientSession:
@@ -167,8 +171,9 @@ class ChatEngine(TickEngine):
     async def _hold(self, slot: RowSlot, line: ChatLine) -> None:
         try:
             self.retire(slot, await line.run(self._count_loss))
-        finally:
-            await line.close()
+        except Exception:
+            log.exception("a line to the remote failed")
+            self.retire(slot, "the line to the remote failed; the log has the traceback")
 
     def _count_loss(self) -> None:
         self._reconnects += 1
@@ -190,8 +195,13 @@ class ChatEngine(TickEngine):
 
     def leave(self, slot: RowSlot) -> None:
         super().leave(slot)
-        self._calls[slot].cancel()
-        self._calls = {s: task for s, task in self._calls.items() if not task.done()}
+        self._hang_up(slot)
+
+    def _hang_up(self, slot: RowSlot) -> None:
+        if (call := self._calls.pop(slot, None)) is not None:
+            ending = asyncio.create_task(_end(*call))
+            self._endings.add(ending)
+            ending.add_done_callback(self._endings.discard)
 
     def lines(self) -> list[ChatLine]:
         """Those of the open slots."""
@@ -203,13 +213,19 @@ class ChatEngine(TickEngine):
 
     async def stop(self) -> None:
         await super().stop()
-        calls = list(self._calls.values())
-        for call in calls:
-            call.cancel()
-        await asyncio.gather(*calls, return_exceptions=True)
+        for slot in list(self._calls):
+            self._hang_up(slot)
+        await asyncio.gather(*self._endings, return_exceptions=True)
         if self._http is not None:
             await self._http.close()
             self._http = None
+
+
+async def _end(line: ChatLine, call: asyncio.Task[None]) -> None:
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+    # A task that was cancelled before its first step has closed nothing.
+    await line.close()
 
 
 def _send_all(outgoing: Outgoing) -> None:

@@ -137,14 +137,15 @@ class ChatLine:
 
     async def _dial(self) -> aiohttp.ClientWebSocketResponse:
         try:
-            return await self._http.ws_connect(
-                self._remote.url,
-                params=self._query,
-                headers=self._remote.headers(),
-                heartbeat=10.0,
-                max_msg_size=chat_wire.MAX_MESSAGE,
-                timeout=aiohttp.ClientWSTimeout(ws_close=2.0),
-            )
+            async with asyncio.timeout(self._remote.handshake_timeout_s):
+                return await self._http.ws_connect(
+                    self._remote.url,
+                    params=self._query,
+                    headers=self._remote.headers(),
+                    heartbeat=10.0,
+                    max_msg_size=chat_wire.MAX_MESSAGE,
+                    timeout=aiohttp.ClientWSTimeout(ws_close=2.0),
+                )
         except aiohttp.WSServerHandshakeError as error:
             raise _refusal(error) from None
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
@@ -201,12 +202,13 @@ class ChatLine:
             await socket.close()
 
     async def _send_all(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        while True:
-            try:
+        try:
+            while True:
                 await socket.send_bytes(await self._outgoing.get())
-            except (ConnectionError, aiohttp.ClientError, RuntimeError):
-                await socket.close()
-                return
+        except (ConnectionError, aiohttp.ClientError) as error:
+            log.info("the line to the remote broke: %s", type(error).__name__)
+        finally:
+            await socket.close()
 
     def _understand(self, received: aiohttp.WSMessage) -> chat_wire.Message:
         if received.type is aiohttp.WSMsgType.BINARY:

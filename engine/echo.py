@@ -42,7 +42,7 @@ def greeting_words(delay_s: float) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class EchoStep:
-    """See engine.tick.Stepped."""
+    """See engine.stepper.Stepped."""
 
     pcm: Batch
     text: NDArray[np.int64]

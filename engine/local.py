@@ -24,7 +24,8 @@ from engine.frames import Batch, Mask
 from engine.rows import AudioRows
 from engine.slot import RowSlot
 from engine.slots import SlotTable
-from engine.tick import TICK_MS, Stepped, TickEngine
+from engine.stepper import Stepped
+from engine.tick import TICK_MS, TickEngine
 
 if TYPE_CHECKING:
     from engine.runner import ModelRunner, SlotSnapshot

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from engine.frames import Batch, Mask, RowFrames
 from engine.rows import AudioRows
 from engine.slot import Bell, RowSlot
 from engine.slots import SlotTable
+from engine.stepper import Stepper
 
 log = logging.getLogger(__name__)
 
@@ -33,51 +34,6 @@ Answer = TypeVar("Answer")
 TICK_MS = 1e3 * TICK_S
 _STALLED_S = 0.5
 _NOT_STARTED = "the engine is not started"
-
-
-class Stepped(Protocol):
-    """What one step gave; the arrays may be reused by the next step."""
-
-    @property
-    def pcm(self) -> Batch:
-        """(slots, 1920) float32, the agent's audio."""
-        ...
-
-    @property
-    def text(self) -> NDArray[np.int64]:
-        """(slots,) token of the agent's monologue, -1 where none."""
-        ...
-
-    @property
-    def valid(self) -> Mask:
-        """(slots,) where the step produced a frame."""
-        ...
-
-
-class Stepper(Protocol):
-    """Advances all slots by 80 ms. All but check() is called by the tick thread alone."""
-
-    def check(self, persona: Persona) -> None:
-        """Raises EngineRefused for a persona that cannot be had. Any thread; touches no state."""
-        ...
-
-    def open(self, slot: int, persona: Persona) -> None: ...
-
-    def close(self, slot: int) -> None: ...
-
-    def step(self, pcm: Batch, active: Mask) -> Stepped: ...
-
-    def piece(self, token: int) -> str | None: ...
-
-    def interrupt(self, slot: int, unheard_frames: int) -> None:
-        """Silence the agent until release(). unheard_frames: its last frames that the caller did not hear."""
-        ...
-
-    def release(self, slot: int) -> None: ...
-
-    def inject(self, slot: int, text: str) -> None:
-        """Force words; called only where the engine says that it can."""
-        ...
 
 
 class TickEngine:

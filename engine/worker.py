@@ -22,7 +22,8 @@ from engine.frames import Batch, Mask
 from engine.rows import AudioRows
 from engine.slot import RowSlot
 from engine.slots import SlotTable
-from engine.tick import Stepped, TickEngine
+from engine.stepper import Stepped
+from engine.tick import TickEngine
 from engine.worker_link import WorkerLink
 from engine.worker_server import WorkerServer, serve_worker
 
@@ -94,7 +95,12 @@ class WorkerEngine(TickEngine):
     def _spawn(self, work: Coroutine[object, object, None]) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a task of the worker engine failed", exc_info=error)
 
     async def open(self, persona: Persona = Persona(), row: int | None = None) -> RowSlot:
         taken = await self._reserve(row)
@@ -185,6 +191,7 @@ class WorkerEngine(TickEngine):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*(link.hang_up() for link in self.links), return_exceptions=True)
         if self._http is not None:
             await self._http.close()
             self._http = None

@@ -157,16 +157,17 @@ class WorkerLink:
             await socket.close()
 
     async def _send_all(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        while True:
-            message = await self._unsent.get()
-            try:
+        try:
+            while True:
+                message = await self._unsent.get()
                 if isinstance(message, bytes):
                     await socket.send_bytes(message)
                 else:
                     await socket.send_str(message)
-            except (ConnectionError, aiohttp.ClientError, RuntimeError):
-                await socket.close()
-                return
+        except (ConnectionError, aiohttp.ClientError) as error:
+            log.info("the connection to worker %s broke: %s", self.url, type(error).__name__)
+        finally:
+            await socket.close()
 
     def give_up(self, reason: str) -> None:
         """Take the worker for lost: no calls, no frames, until it is dialled anew. Idempotent."""

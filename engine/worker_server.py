@@ -65,8 +65,10 @@ class GatewayLink:
         tasks: list[asyncio.Task[None]] = []
         try:
             await self._greet()
-            tasks = [asyncio.create_task(self._speak()), asyncio.create_task(self._report())]
-            await self._listen()
+            tasks = [asyncio.create_task(work()) for work in (self._listen, self._speak, self._report)]
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
         except EngineError as error:
             await self._fault(error)
         except (ConnectionError, TimeoutError):
@@ -124,6 +126,8 @@ class GatewayLink:
     async def _obey(self, message: wire.Control) -> None:
         match message:
             case wire.Open():
+                if len(self._opening) >= wire.MAX_CALLS:
+                    raise wire.WorkerProtocolError("more calls are being opened than there can be")
                 opening = asyncio.create_task(self._open(message))
                 self._opening.add(opening)
                 opening.add_done_callback(self._opening.discard)

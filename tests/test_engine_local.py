@@ -15,7 +15,7 @@ from engine.echo import EchoEngine, EchoStepper
 from engine.frames import Batch, Mask
 from engine.local import LocalEngine, LocalOptions, load_runner, measure
 from engine.slot import RowSlot
-from engine.tick import Stepped
+from engine.stepper import Stepped
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +41,7 @@ async def test_a_model_that_is_not_loaded_takes_no_call() -> None:
         await engine.open()
 
 
+@pytest.mark.slow
 async def test_a_missing_checkpoint_says_which_file_is_missing(tmp_path: Path) -> None:
     engine = LocalEngine(LocalOptions(str(tmp_path)))
     with pytest.raises(EngineError, match=str(tmp_path)):

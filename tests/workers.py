@@ -33,8 +33,9 @@ async def working(engine: TickEngine, token: str | None = None) -> AsyncIterator
     engine.begin(0.0)
     server = WorkerServer(engine, token)
     port = await server.start()
-    yield Worker(engine, server, f"ws://127.0.0.1:{port}/")
-    await server.stop()
+    worker = Worker(engine, server, f"ws://127.0.0.1:{port}/")
+    yield worker
+    await worker.server.stop()
     await engine.stop()
 
 
