@@ -119,6 +119,8 @@ class WebRtcLeg:
     def _rtcp_received(self, data: bytes) -> None:
         if self.stream.receive_rtcp(data, time.monotonic(), time.time()):
             self.call.end_soon("caller", "hung up")
+        elif self.port is not None:
+            self.port.reported(self.stream.remote_loss, 1000 * (self.stream.round_trip_s or 0.0))
 
     def _state_changed(self) -> None:
         state = self.connection.connectionState
