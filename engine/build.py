@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import os
 from dataclasses import dataclass, replace
 
 import torch
@@ -96,11 +97,13 @@ def build(checkpoint: Checkpoint, slots: int, options: RunnerOptions) -> Built:
 def _build(checkpoint: Checkpoint, slots: int, options: RunnerOptions, device: torch.device) -> Built:
     dtype = _dtype(options.dtype, device)
     lm = load_lm(checkpoint, device, dtype, options.context)
-    codec = load_codec(checkpoint, lm.config, device)
-    codec.allocate(slots, options.history)
     config = lm.config
-    vocabulary = _vocabulary(checkpoint, config)
     kv_dtype = _KV_DTYPES[options.kv_dtype] if options.kv_dtype else dtype
+    codec = load_codec(checkpoint, config, device)
+    if device.type == "cpu":
+        _must_fit_in_ram(config, slots, options, kv_dtype)
+    codec.allocate(slots, options.history)
+    vocabulary = _vocabulary(checkpoint, config)
     pages = options.pages or _affordable(config, slots, options, device, kv_dtype)
     generator = Generator(lm, slots, options.history, pages, kv_dtype)
     cache = PagedCache(pages, slots, config.context, options.history, device)
@@ -242,6 +245,13 @@ def _affordable(
     if room < 2 * slots:
         raise MemoryError
     return min(wanted, room)
+
+
+def _must_fit_in_ram(config: LMConfig, slots: int, options: RunnerOptions, kv: torch.dtype) -> None:
+    """The kernel would grant the memory and end the process later."""
+    pages = options.pages or slots * columns_for(config.context, options.history)
+    if pages * _page_bytes(config, kv) > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
+        raise MemoryError
 
 
 def _fitting(checkpoint: Checkpoint, slots: int, options: RunnerOptions, device: torch.device) -> str:

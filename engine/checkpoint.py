@@ -171,16 +171,18 @@ class _Repository(_Place):
         """voices.tgz (PersonaPlex) is unpacked beside itself by `unpack_voices`; without it, no voices."""
         from engine.voices import unpack_voices
 
-        archive = self._download("voices.tgz")
+        archive = self._download("voices.tgz", optional=True)
         return None if archive is None else unpack_voices(archive)
 
-    def _download(self, name: str) -> Path | None:
-        """None where the repository answers that it has no such file."""
+    def _download(self, name: str, optional: bool = False) -> Path | None:
+        """None where the repository has no such file, or (if optional) cannot be asked."""
         from huggingface_hub import errors, hf_hub_download
 
         try:
             return Path(hf_hub_download(self.repo, name, revision=self.revision))
         except errors.LocalEntryNotFoundError as error:
+            if optional:
+                return None
             raise CheckpointError(
                 f"{self.repo}: {name} is not in the local cache and Hugging Face cannot be reached. "
                 f"Where there is a network, run: hf download {self.repo}"

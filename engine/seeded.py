@@ -218,7 +218,7 @@ def write_checkpoint(
     folder.mkdir(parents=True, exist_ok=True)
     write_tokenizer(folder / "tokenizer_spm_32k_3.model", lm.text_card)
     save_file(invent_lm(lm, seed)[1], folder / "model.safetensors")
-    codec = with_file_extras(invent_mimi(mimi, lm.codebooks, seed + 1)[1])
+    codec = with_file_extras(invent_mimi(mimi, min(lm.codebooks, mimi.quantizer_levels), seed + 1)[1])
     save_file(codec, folder / "tokenizer-e351c8d8-checkpoint125.safetensors")
     (folder / "mimi_config.json").write_text(json.dumps(mimi_json(mimi), indent=2))
     config = {"model_type": "moshi", "mimi_config_name": "mimi_config.json", **lm_json(lm)}

@@ -28,14 +28,20 @@ class SafetensorsFile(Mapping[str, Tensor]):
             self._file: Any = safe_open(str(path), "pt")
             names: Any = self._file.keys()  # type: ignore[no-untyped-call]
             self._names: list[str] = list(names)
+            self._known = frozenset(self._names)
         except (SafetensorError, OSError) as error:
             raise CheckpointError(
                 f"{path} is not a readable safetensors file ({error}). Delete it and download it again."
             ) from error
 
     def __getitem__(self, name: str) -> Tensor:
+        if name not in self:
+            raise KeyError(name)
         tensor: Tensor = self._file.get_tensor(name)
         return tensor
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._known
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
