@@ -30,6 +30,7 @@ class MediaChange:
         self._ours: ClientRequest | None = None
         self._wanted: LocalMedia | None = None
         self._retry: Alarm | None = None
+        self._patience: Alarm | None = None
 
     @property
     def credentialed(self) -> Request | None:
@@ -133,7 +134,14 @@ class MediaChange:
             self._wanted = local
             return
         offer = self.call.exchange.make_offer(local)
-        self._ours = self.call.send("INVITE", Reinvite(self, local), now, (), (SDP_TYPE, offer))
+        self._send("INVITE", local, now, (SDP_TYPE, offer))
+
+    def _send(
+        self, method: str, local: LocalMedia | None, now: float, body: tuple[str, bytes] | None = None
+    ) -> None:
+        """A peer that says 100 and then nothing must not hold the change for ever."""
+        ours = self._ours = self.call.send(method, Reinvite(self, local), now, (), body)
+        self._patience = self.call.core.alarms.set(now + 64 * self.call.core.t1, ours.give_up)
 
     def turn(self, direction: Direction, now: float) -> None:
         local = self._wanted or self.call.exchange.local
@@ -145,22 +153,28 @@ class MediaChange:
         if self._ours is not None or self.call.state != "up":
             return  # a change under way refreshes as well
         if "UPDATE" in self.call.peer_allows:
-            self._ours = self.call.send("UPDATE", Reinvite(self, None), now)
+            self._send("UPDATE", None, now)
         elif not self._busy():
             exchange = self.call.exchange
             body = (SDP_TYPE, exchange.repeat_offer())
-            self._ours = self.call.send("INVITE", Reinvite(self, exchange.local), now, (), body)
+            self._send("INVITE", exchange.local, now, body)
 
     def over(self, now: float) -> None:
         """Our request has its final answer."""
-        self._ours = None
+        self._forget_ours()
         wanted, self._wanted = self._wanted, None
         if wanted is not None and self.call.state == "up":
             self.start(wanted, now)
 
+    def _forget_ours(self) -> None:
+        self._ours = None
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
     def retry_later(self, local: LocalMedia | None, now: float) -> None:
         """491: wait a time that depends on who made the Call-ID, so that the two do not meet again."""
-        self._ours = None
+        self._forget_ours()
         rng = self.call.core.rng
         after = rng.randint(0, 200) / 100 if self.call.incoming else rng.randint(210, 400) / 100
 

@@ -46,6 +46,11 @@ class ClientRequest:
         self.transaction = self.core.start_client(self.request, self.destination, self, now)
         return self
 
+    def give_up(self, now: float) -> None:
+        """Wait no longer for a final answer: the user hears 408."""
+        if self.transaction is not None:
+            self.transaction.give_up(now)
+
     def on_response(self, response: Response, now: float) -> None:
         if response.code in _CHALLENGES and self._authorize(response):
             self.start(now)

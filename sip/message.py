@@ -27,6 +27,7 @@ MAX_HEADERS = 256
 MAX_HEAD_BYTES = 32_768
 VERSION = "SIP/2.0"
 _FOLD = re.compile(r"[ \t]*\r\n[ \t]+")
+_LONE = re.compile(r"\r(?!\n)|(?<!\r)\n")
 _REQUEST_LINE = re.compile(r"([A-Za-z0-9\-.!%*_+`'~]+) (\S+) (SIP/\d+\.\d+)\Z", re.I)
 _STATUS_LINE = re.compile(r"SIP/2\.0 ([1-6]\d\d) (.*)\Z", re.I | re.S)
 
@@ -151,8 +152,11 @@ def parse_message(data: bytes) -> Request | Response:
     text = head.decode("utf-8", "surrogateescape")
     start, _, rest = text.partition("\r\n")
     message = _parse_start_line(start)
+    torn = _lone_controls(text)
+    if torn:
+        rest = _LONE.sub(" ", rest)  # so that what is echoed in a 400 holds no line of its own
     problem = _parse_header_lines(rest, message.headers)
-    if problem is None and (_lone_controls(text) or not _start_line_read(message)):
+    if problem is None and (torn or not _start_line_read(message)):
         problem = "control character or blank in the wrong place"
     if problem is None:
         problem = _cut_body(message, body)

@@ -219,7 +219,7 @@ class ClientTransaction(Machine):
 
     def give_up(self, now: float) -> None:
         """Stop waiting for a final response: a CANCEL got its 200 and then nothing (§9.1)."""
-        if self.state in ("calling", "proceeding"):
+        if self.state in ("calling", "trying", "proceeding"):
             self.state = "terminated"
             self._end(now)
             self._time_out(now)
