@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import os
 import random
 import signal
 import ssl
 import sys
 from collections.abc import Callable
-from typing import Any
 
 from engine.api import Engine, EngineError
 from engine.rows import AudioRows
@@ -25,6 +23,7 @@ from gateway.legs.sip import SipLine, SipLineSettings, local_address
 from gateway.legs.trunks import Trunks, access
 from gateway.media.clock import MediaClock
 from gateway.media.plane import MediaPlane, MediaSettings
+from gateway.stopping import INTERRUPTED, Stopping
 from gateway.switchboard import Switchboard
 from sip.agent import UserAgent
 from sip.endpoint import Endpoint
@@ -36,7 +35,6 @@ log = logging.getLogger(__name__)
 SLOT_EVENTS_S = 0.08
 """How often the engine's text is carried to the calls: once a frame."""
 FAILED = 1
-INTERRUPTED = 130
 SPARE_DIALOGS = 200
 """Dialogs beyond the slots: callers being refused and calls being torn down."""
 
@@ -207,39 +205,7 @@ async def _serve(settings: Settings) -> int:
     finally:
         # SIGTERM lets calls finish; Ctrl-C hangs up on them politely and goes.
         await app.stop(settings.limits.drain_s if stopping.signal == signal.SIGTERM else 0.0)
-    return INTERRUPTED if stopping.signal == signal.SIGINT else 0
-
-
-class Stopping:
-    """The first SIGINT or SIGTERM asks to stop; the second ends the process where it stands."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.event = asyncio.Event()
-        self.signal: signal.Signals | None = None
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._signalled, number)
-
-    @property
-    def asked(self) -> bool:
-        return self.event.is_set()
-
-    async def or_done(self, task: asyncio.Future[None]) -> None:
-        """Wait for the task, or cancel it when asked to stop. Raises what the task raised."""
-        asked = asyncio.ensure_future(self.event.wait())
-        either: list[asyncio.Future[Any]] = [asked, task]
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        asked.cancel()
-        if task.done():
-            task.result()
-        else:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
-    def _signalled(self, number: signal.Signals) -> None:
-        if self.asked:
-            os._exit(INTERRUPTED)
-        self.signal = number
-        self.event.set()
+    return INTERRUPTED if stopping.interrupted else 0
 
 
 def _wake(loop: asyncio.AbstractEventLoop, what: Callable[[], None]) -> None:

@@ -18,6 +18,7 @@ from gateway.config_sources import ConfigError, Sources, checked, read
 
 FAILED = 1
 USAGE = 2
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 app = typer.Typer(
     name="moshi-gateway",
@@ -119,6 +120,30 @@ def call(
         raise Failure(str(error)) from error
     print(told(report, recording), end="")
     raise typer.Exit(130 if interrupted else 0 if report.answered else FAILED)
+
+
+@app.command("engine")
+def engine_worker(
+    host: Annotated[
+        str, typer.Option(help="Address for gateways; other than loopback needs a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="TCP port.", min=0, max=65535)] = 8998,
+    config: ConfigFile = None,
+    engine: Annotated[EngineKind | None, typer.Option(help="Which engine to run.")] = None,
+    slots: Annotated[int | None, typer.Option(help="Calls held at once.")] = None,
+    model: Annotated[str | None, typer.Option(help="Hugging Face repository or local folder.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+) -> None:
+    """Run an engine for gateways elsewhere, which name it in engine.workers; SIGTERM drains."""
+    flags = _flags(engine={"kind": engine, "slots": slots, "model": model, "device": device})
+    settings = checked(read(config, flags))
+    if settings.engine.secret() is None and host not in LOOPBACK:
+        raise typer.BadParameter(f"{host} needs a token: set engine.token_file or MG_ENGINE__TOKEN")
+    from gateway import logs
+    from gateway.worker_process import serve_engine
+
+    logs.configure(settings.log)
+    raise typer.Exit(serve_engine(settings, host, port))
 
 
 @app.command()

@@ -24,9 +24,23 @@ class Stopping:
     def asked(self) -> bool:
         return self.event.is_set()
 
+    @property
+    def interrupted(self) -> bool:
+        """By Ctrl-C, whose exit code is INTERRUPTED."""
+        return self.signal == signal.SIGINT
+
+    async def or_done(self, task: asyncio.Future[None]) -> None:
+        """Wait for the task, or cancel it when asked to stop. Raises what the task raised."""
+        await self.or_any(task)
+        if task.done():
+            task.result()
+        else:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
     async def or_any(self, *awaited: asyncio.Future[Any], within: float | None = None) -> None:
         """Wait until one of these is done, stopping is asked, or the seconds are over. Cancels nothing."""
-        asked = asyncio.ensure_future(self.event.wait())
+        asked: asyncio.Future[Any] = asyncio.ensure_future(self.event.wait())
         await asyncio.wait([asked, *awaited], timeout=within, return_when=asyncio.FIRST_COMPLETED)
         asked.cancel()
 

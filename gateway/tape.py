@@ -58,11 +58,14 @@ class Tape:
     def close(self, slot: int) -> None:
         pass
 
-    def interrupt(self, slot: int) -> None:
+    def interrupt(self, slot: int, unheard_frames: int) -> None:
         """A tape does not give way."""
 
     def release(self, slot: int) -> None:
         pass
+
+    def inject(self, slot: int, text: str) -> None:
+        """A tape says what is on it."""
 
     def piece(self, token: int) -> str | None:
         return None

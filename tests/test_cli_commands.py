@@ -40,7 +40,7 @@ def test_importing_the_command_line_loads_nothing_heavy() -> None:
 def test_help_names_every_command() -> None:
     done = run("--help")
     assert done.returncode == 0
-    for command in ("serve", "call", "doctor", "config"):
+    for command in ("serve", "call", "engine", "doctor", "config"):
         assert command in done.stdout
 
 
@@ -79,6 +79,7 @@ def test_config_show_masks_secrets() -> None:
     assert "port = 81  # environment MG_HTTP__PORT" in done.stdout
 
 
+@pytest.mark.slow
 def test_doctor_names_the_taken_port_and_exits_1() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -92,6 +93,7 @@ def test_doctor_names_the_taken_port_and_exits_1() -> None:
     assert f"127.0.0.1:{port}" in line and "in use" in line
 
 
+@pytest.mark.slow
 def test_missing_weights_are_one_line_with_file_and_remedy(tmp_path: Path) -> None:
     """Which file, which repository or folder, what to run; exit 1."""
     ports = {
@@ -107,6 +109,7 @@ def test_missing_weights_are_one_line_with_file_and_remedy(tmp_path: Path) -> No
     assert last.startswith("moshi-gateway: ") and str(tmp_path) in last and "model.safetensors" in last
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("section", "kind"), [("HTTP", socket.SOCK_STREAM), ("SIP", socket.SOCK_DGRAM)])
 def test_a_taken_port_is_one_line_that_says_which(section: str, kind: socket.SocketKind) -> None:
     with socket.socket(socket.AF_INET, kind) as taken:
@@ -124,9 +127,17 @@ def test_a_taken_port_is_one_line_that_says_which(section: str, kind: socket.Soc
 def served(*arguments: str, **environment: str) -> subprocess.Popen[str]:
     """`serve` on free ports of the loopback with the echo, once it has said that it is ready."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "gateway", "serve", "--engine", "echo", "--sip-host", "127.0.0.1", *arguments],
+        [sys.executable, "-m", "gateway", "serve", "--sip-host", "127.0.0.1", *arguments],
         cwd=ROOT,
-        env=clean_environment(MG_HTTP__PORT="0", MG_SIP__PORT="0", MG_SIP__RTP_PORTS="0,0", **environment),
+        env=clean_environment(
+            **{
+                "MG_HTTP__PORT": "0",
+                "MG_SIP__PORT": "0",
+                "MG_SIP__RTP_PORTS": "0,0",
+                "MG_ENGINE__KIND": "echo",
+            }
+            | environment
+        ),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -138,6 +149,7 @@ def served(*arguments: str, **environment: str) -> subprocess.Popen[str]:
     raise AssertionError(f"serve ended with {process.wait()}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
 def test_a_signal_ends_serve_with_its_code(number: signal.Signals, code: int) -> None:
     process = served()
@@ -147,6 +159,7 @@ def test_a_signal_ends_serve_with_its_code(number: signal.Signals, code: int) ->
     assert "Traceback" not in rest
 
 
+@pytest.mark.slow
 def test_the_banner_says_where_to_call_and_what_answers() -> None:
     process = served()
     assert process.stdout is not None
@@ -160,3 +173,30 @@ def test_the_banner_says_where_to_call_and_what_answers() -> None:
         and "echo" in text
         and "as configured" in text
     )
+
+
+@pytest.mark.slow
+def test_an_engine_of_its_own_is_not_open_to_the_network_without_a_token() -> None:
+    done = run("engine", "--engine", "echo", "--host", "0.0.0.0", "--port", "0")
+    assert done.returncode == 2 and "MG_ENGINE__TOKEN" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_gateway_and_its_engine_may_be_two_processes() -> None:
+    engine = subprocess.Popen(
+        [sys.executable, "-m", "gateway", "engine", "--engine", "echo", "--port", "0"],
+        cwd=ROOT,
+        env=clean_environment(MG_ENGINE__TOKEN="shared"),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert engine.stderr is not None
+    lines = (line for line in engine.stderr if "slots on 127.0.0.1:" in line)
+    port = next(lines).rsplit(":", 1)[1].strip()
+    gateway = served(
+        MG_ENGINE__KIND="worker", MG_ENGINE__WORKERS=f"ws://127.0.0.1:{port}", MG_ENGINE__TOKEN="shared"
+    )
+    for process, number, code in ((gateway, signal.SIGTERM, 0), (engine, signal.SIGINT, 130)):
+        process.send_signal(number)
+        _, rest = process.communicate(timeout=30)
+        assert process.returncode == code, rest
