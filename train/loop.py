@@ -6,9 +6,11 @@ import ctypes
 import logging
 import math
 import os
+import signal
+import sys
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +45,8 @@ def prepare(seed: int) -> None:
 class Loop:
     """Steps of one stage until `minutes` of processor time are spent; the rate is a cosine over them.
 
-    `modules` are saved and restored with the optimiser. Stopping the process (SIGSTOP, a reboot) loses
-    at most `save_every_s` of work and moves no schedule.
+    `modules` are saved and restored with the optimiser. A pause (SIGSTOP) moves no schedule,
+    SIGTERM saves first, and a crash loses at most `save_every_s` of work.
     """
 
     path: Path
@@ -55,8 +57,6 @@ class Loop:
     clip: float = 2.0
     warm_steps: int = 60
     save_every_s: float = 60.0
-    extra: dict[str, Any] = field(default_factory=dict)
-    """Whatever else the stage wants kept: must be savable by torch."""
 
     def __post_init__(self) -> None:
         self.active_s = 0.0
@@ -64,14 +64,19 @@ class Loop:
         self._saved_at = 0.0
         self._losses: deque[dict[str, float]] = deque(maxlen=100)
         self._last = time.process_time()
+        self._asked_to_stop = False
+        signal.signal(signal.SIGTERM, self._stop)
         if self.path.exists():
             self._resume()
+
+    def _stop(self, *_: object) -> None:
+        self._asked_to_stop = True
 
     def _resume(self) -> None:
         kept = torch.load(self.path, map_location="cpu", weights_only=True)
         self.modules.load_state_dict(kept["modules"])
         self.optimiser.load_state_dict(kept["optimiser"])
-        self.active_s, self.steps, self.extra = kept["active_s"], kept["steps"], kept["extra"]
+        self.active_s, self.steps = kept["active_s"], kept["steps"]
         self._saved_at = self.active_s
         log.info("resumed at step %d, %.0f s of processor time", self.steps, self.active_s)
 
@@ -98,8 +103,11 @@ class Loop:
         now = time.process_time()
         self.active_s += now - self._last
         self._last = now
-        if self.active_s - self._saved_at > self.save_every_s or not self.running:
+        if self.active_s - self._saved_at > self.save_every_s or not self.running or self._asked_to_stop:
             self.save()
+        if self._asked_to_stop:
+            log.info("stopped at step %d", self.steps)
+            sys.exit(0)
 
     def _rate(self) -> float:
         warm = min(1.0, (self.steps + 1) / self.warm_steps)
@@ -112,7 +120,6 @@ class Loop:
             "optimiser": self.optimiser.state_dict(),
             "active_s": self.active_s,
             "steps": self.steps,
-            "extra": self.extra,
         }
         fresh = self.path.with_suffix(".new")
         torch.save(kept, fresh)
