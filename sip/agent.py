@@ -68,7 +68,7 @@ class UserAgent:
     def listen(self, transport: Transport, host: str, port: int) -> None:
         """Say where a socket was bound; the shell calls it. It stands in Via and Contact unless
         settings.public_host and public_port say otherwise."""
-        self._core.listening[transport] = (host, port)
+        self._core.listening[transport, ":" in host] = (host, port)
 
     def receive_datagram(self, data: bytes, addr: Address, now: float, transport: Transport = "udp") -> None:
         """One datagram, or one framed message of a stream. Never raises for what `data` holds."""

@@ -84,8 +84,8 @@ class SipCall:
 
     def introduce(self, message: Request | Response) -> None:
         """Contact, Allow and Supported: who we are and what we can."""
-        transport = self.dialog.next_hop().transport if self.dialog is not None else "udp"
-        message.headers.add("contact", self.core.contact(transport))
+        assert self.dialog is not None
+        message.headers.add("contact", self.core.contact(self.dialog.next_hop()))
         message.headers.add("allow", ALLOW)
         message.headers.add("supported", SUPPORTED)
 

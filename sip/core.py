@@ -49,7 +49,8 @@ class Core:
         self.alarms = Alarms()
         self.counters = Counters()
         self.refusing = False
-        self.listening: dict[Transport, Address] = {}
+        self.listening: dict[tuple[Transport, bool], Address] = {}
+        """By transport and `is IPv6`."""
         self.servers: dict[tuple[str, ...], ServerTransaction] = {}
         self.clients: dict[tuple[str, str], ClientTransaction] = {}
         self._merging: dict[tuple[str, str, int, str], ServerTransaction] = {}
@@ -75,27 +76,28 @@ class Core:
         """A random word for tags, branches and Call-IDs (§19.3 wants at least 32 bits)."""
         return f"{self.rng.getrandbits(bits):0{bits // 4}x}"
 
-    def address(self, transport: Transport) -> Address:
-        """Where peers reach us over a transport, as Via and Contact say it."""
-        host, port = self.listening.get(transport, ("127.0.0.1", 5061 if transport == "tls" else 5060))
+    def address(self, towards: Destination) -> Address:
+        """Where a peer reaches us, as Via and Contact say it: the address of its family, if we have one."""
+        transport, six = towards.transport, ":" in towards.host
+        default = ("127.0.0.1", 5061 if transport == "tls" else 5060)
+        bound = self.listening.get((transport, six)) or self.listening.get((transport, not six), default)
         settings = self.settings
-        if settings.public_host is not None:
-            host = settings.public_host
-            if settings.public_port is not None and transport == "udp":
-                port = settings.public_port
-        return host, port
+        if settings.public_host is None or six != (":" in settings.public_host):
+            return bound
+        port = settings.public_port if transport == "udp" else None
+        return settings.public_host, bound[1] if port is None else port
 
-    def contact(self, transport: Transport, user: str | None = None) -> str:
-        """Our Contact, with the transport where it is not UDP."""
-        host, port = self.address(transport)
+    def contact(self, towards: Destination, user: str | None = None) -> str:
+        """Our Contact for a peer, with the transport where it is not UDP."""
+        host, port = self.address(towards)
         host = f"[{host}]" if ":" in host else host
-        param = "" if transport == "udp" else f";transport={transport}"
+        param = "" if towards.transport == "udp" else f";transport={towards.transport}"
         return f"<sip:{user or self.settings.user}@{host}:{port}{param}>"
 
-    def new_via(self, transport: Transport) -> Via:
-        host, port = self.address(transport)
+    def new_via(self, towards: Destination) -> Via:
+        host, port = self.address(towards)
         params: dict[str, str | None] = {"branch": MAGIC_COOKIE + self.token(), "rport": None}
-        return Via(transport.upper(), host, port, params)
+        return Via(towards.transport.upper(), host, port, params)
 
     # Transactions
 
@@ -103,7 +105,7 @@ class Core:
         self, request: Request, destination: Destination, user: ClientUser, now: float
     ) -> ClientTransaction:
         """Put a new Via on a request, send it, and look after it."""
-        via = self.new_via(destination.transport)
+        via = self.new_via(destination)
         request.headers.insert_first("via", str(via))
         request.forget_via()
         key = (via.branch, request.method)
@@ -116,7 +118,7 @@ class Core:
 
     def send_direct(self, request: Request, destination: Destination) -> None:
         """An ACK of a 2xx: a branch of its own and no transaction (§13.2.2.4)."""
-        request.headers.insert_first("via", str(self.new_via(destination.transport)))
+        request.headers.insert_first("via", str(self.new_via(destination)))
         self.send(request.to_bytes(), destination)
 
     def start_cancel(self, invite: ClientTransaction, headers: Headers, user: ClientUser, now: float) -> None:

@@ -63,7 +63,7 @@ class OutgoingCall(SipCall):
     ) -> Request:
         core = self.core
         parse_uri(invitation.uri)
-        contact = core.contact(destination.transport)
+        contact = core.contact(destination)
         caller = NameAddr(
             invitation.caller or contact[1:-1].partition(";")[0],
             invitation.display_name,

@@ -29,7 +29,7 @@ class TrunkProbe:
         core, (host, port, transport, _) = self._core, self._destination
         host = f"[{host}]" if ":" in host else host
         uri = f"sip:{host}:{port}" + ("" if transport == "udp" else f";transport={transport}")
-        contact = core.contact(transport)
+        contact = core.contact(self._destination)
         items = [
             ("max-forwards", "70"),
             ("from", f"{contact};tag={core.token()}"),

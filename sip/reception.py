@@ -209,7 +209,7 @@ class Reception:
         response = reply(transaction.request, 200, self.core.token())
         for name, value in _CAPABILITIES:
             response.headers.add(name, value)
-        response.headers.add("contact", self.core.contact(transaction.destination.transport))
+        response.headers.add("contact", self.core.contact(transaction.destination))
         self.core.own(response)
         transaction.respond(response, now)
 

@@ -63,7 +63,7 @@ class Registration:
 
     def _contact(self) -> str:
         user = parse_uri(self._account.aor).user
-        return self._core.contact(self._destination.transport, user)
+        return self._core.contact(self._destination, user)
 
     def on_response(self, response: Response, now: float) -> None:
         if response.code < 200 or self._stopped:
