@@ -41,6 +41,7 @@ class Call:
         self.persona = persona
         self.plane = plane
         self.leg: Leg | None = None
+        self.direction = "inbound"
         self.caller = ""
         self.callee = ""
         self.admitted_at = time.time()

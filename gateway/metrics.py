@@ -70,7 +70,7 @@ class GatewayMetrics(Collector):
         self.lag = LoopLag()
         self.registry = CollectorRegistry(auto_describe=False)
         self._ended: dict[str, LegTotals] = {}
-        self._results: Counter[tuple[str, str]] = Counter()
+        self._results: Counter[tuple[str, str, str]] = Counter()
         self._setup = Histogram(
             "call_setup_seconds",
             "From the admission of a call to its answer.",
@@ -84,7 +84,7 @@ class GatewayMetrics(Collector):
     def _call_ended(self, call: Call) -> None:
         totals = self._ended.setdefault(call.leg_kind, LegTotals())
         result = call.ended_by if call.answered_at is not None else "unanswered"
-        self._results[call.leg_kind, result] += 1
+        self._results[call.leg_kind, call.direction, result] += 1
         if call.answered_at is not None:
             self._setup.labels(call.leg_kind).observe(max(0.0, call.answered_at - call.admitted_at))
         if call.final_stats is not None:
@@ -109,14 +109,14 @@ class GatewayMetrics(Collector):
 
     def _calls(self, calls: list[Call]) -> Iterator[Metric]:
         active = GaugeMetricFamily("calls_active", "Calls now.", labels=("leg", "direction"))
-        for leg, count in Counter(call.leg_kind for call in calls).items():
-            active.add_metric((leg, "inbound"), count)
+        for labels, count in Counter((call.leg_kind, call.direction) for call in calls).items():
+            active.add_metric(labels, count)
         yield active
         total = CounterMetricFamily(
             "calls", "Ended calls by who ended them.", labels=("leg", "direction", "result")
         )
-        for (leg, result), count in self._results.items():
-            total.add_metric((leg, "inbound", result), count)
+        for result, count in self._results.items():
+            total.add_metric(result, count)
         yield total
         refused = CounterMetricFamily("calls_refused", "Callers not let in.", labels=("code",))
         for code, count in self.switchboard.refused.items():

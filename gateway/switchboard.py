@@ -29,6 +29,8 @@ class Offer:
     """A configured persona's name; None takes the default."""
     caller: str = ""
     callee: str = ""
+    outbound: bool = False
+    """We call him."""
 
 
 class Refused(Exception):
@@ -85,6 +87,7 @@ class Switchboard:
             raise self._refusal(503, "the voice engine is not available", 10.0) from error
         call = Call(secrets.token_hex(8), offer.leg, slot, persona, self.plane)
         call.caller, call.callee = offer.caller, offer.callee
+        call.direction = "outbound" if offer.outbound else "inbound"
         self.calls[call.id] = self._rows[call.row] = call
         call.on_ended(self._forget)
         log.info("call %s admitted leg=%s row=%d", call.id, call.leg_kind, call.row)

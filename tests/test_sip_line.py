@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 
 from engine.api import Persona, SlotEnded
+from gateway.call import Call
 from gateway.legs.rtp_ports import RtpPorts
 from gateway.legs.sip import SipLine, SipLineSettings
+from gateway.legs.sip_leg import ControlFailed, SipLeg
 from gateway.media.messages import RtpTimedOut
 from gateway.switchboard import Offer, Refused, Switchboard
 from sip.message import Request, Response, parse_message
 from tests.phone import Bench, Phone, speech
-from tests.sip_wire import OFFER, Agent, Script, request
+from tests.sip_wire import OFFER, Agent, Script, request, respond
+
+CONTACT = "Contact: <sip:ann@198.51.100.20:5070>\r\nContent-Type: application/sdp\r\n"
 
 
 @dataclass
@@ -229,3 +233,83 @@ async def test_draining_refuses_newcomers_and_ends_who_is_left(house: House) -> 
         await house.switchboard.admit(Offer("sip"))
     assert refused.value.code == 503 and refused.value.retry_after_s
     await house.settle()
+
+
+async def answered_call(house: House) -> tuple[Call, Response]:
+    house.phone_says(request())
+    await house.settle()
+    answer = house.final()
+    house.phone_says(ack(answer))
+    (call,) = house.switchboard.calls.values()
+    return call, answer
+
+
+async def asked(house: House, step: Awaitable[None], method: str) -> tuple[asyncio.Future[None], Request]:
+    """Begin a step of call control; the request it sent."""
+    doing = asyncio.ensure_future(step)
+    await asyncio.sleep(0)
+    house.shell.transmit()
+    (sent,) = house.requests(method)
+    house.script.sent.clear()
+    return doing, sent
+
+
+async def test_we_hold_a_caller_and_take_him_back(house: House) -> None:
+    call, _ = await answered_call(house)
+    assert isinstance(call.leg, SipLeg)
+    for step, direction in ((call.leg.hold, b"a=sendonly"), (call.leg.resume, b"a=sendrecv")):
+        doing, sent = await asked(house, step(call), "INVITE")
+        assert direction in sent.body
+        theirs = OFFER + (b"a=recvonly\r\n" if direction == b"a=sendonly" else b"")
+        house.phone_says(respond(sent, 200, tag="caller", body=theirs, extra=CONTACT))
+        await doing
+        assert len(house.requests("ACK")) == 1
+    assert not call.ended.is_set()
+
+
+async def test_a_refused_transfer_leaves_the_caller_with_the_agent(house: House) -> None:
+    call, _ = await answered_call(house)
+    assert isinstance(call.leg, SipLeg)
+    doing, sent = await asked(house, call.leg.transfer("sip:desk@198.51.100.30"), "REFER")
+    assert "sip:desk@198.51.100.30" in str(sent.headers.get("refer-to"))
+    house.phone_says(respond(sent, 603, tag="caller"))
+    with pytest.raises(ControlFailed, match="603"):
+        await doing
+    assert not call.ended.is_set() and house.switchboard.calls
+
+
+async def test_an_agent_calls_out_and_speaks_once_it_was_answered(house: House) -> None:
+    placing = asyncio.ensure_future(house.line.place("sip:ann@198.51.100.20:5070", "anna"))
+    for _ in range(20):
+        await asyncio.sleep(0.005)  # of real time: the name is looked up off the loop
+        if house.requests("INVITE"):
+            break
+    (invite,) = house.requests("INVITE")
+    house.phone_says(respond(invite, 180, extra=CONTACT))
+    (call,) = house.switchboard.calls.values()
+    assert call.answered_at is None and call.direction == "outbound"
+    house.phone_says(respond(invite, 200, body=OFFER, extra=CONTACT))
+    assert await placing is call
+    music = Phone(speech())
+    music.peer = ("127.0.0.1", call.leg.port)  # type: ignore[union-attr]
+    for _ in range(10):
+        music.say()
+        house.bench.step()
+        house.switchboard.deliver_media_events()
+    for event in house.bench.events:
+        call.deliver(event)
+    assert call.answered_at is not None
+
+
+async def test_a_call_that_nobody_takes_frees_its_slot_and_says_the_code(house: House) -> None:
+    placing = asyncio.ensure_future(house.line.place("sip:ann@198.51.100.20:5070"))
+    for _ in range(20):
+        await asyncio.sleep(0.005)  # of real time: the name is looked up off the loop
+        if house.requests("INVITE"):
+            break
+    (invite,) = house.requests("INVITE")
+    house.phone_says(respond(invite, 486))
+    with pytest.raises(ControlFailed, match="486"):
+        await placing
+    await house.settle()
+    assert not house.switchboard.calls and house.bench.engine.capacity().used == 0

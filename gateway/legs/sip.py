@@ -6,16 +6,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal
 
 from gateway.call import Call, CallEvent
+from gateway.dial import CannotDial, resolved
 from gateway.legs.rtp_ports import NoFreePort, RtpPorts
-from gateway.media.messages import Direction, FirstPacket, RtpMedia, SrtpKeys
+from gateway.legs.sip_leg import AgentShell, ControlFailed, SipLeg
+from gateway.media.messages import FirstPacket, RtpMedia
 from gateway.media.plane import MediaError
 from gateway.switchboard import Offer, Refused, Switchboard
 from sip.agent import CallStateError, UserAgent
@@ -26,13 +27,18 @@ from sip.events import (
     CallHeld,
     CallOffered,
     CallResumed,
+    EarlyMediaStarted,
     Event,
     MediaChanged,
     Transport,
 )
 from sip.sdp import AgreedMedia, LocalMedia, SdpError, SrtpPolicy
+from sip.settings import Credentials, Destination
 
 log = logging.getLogger(__name__)
+
+FIRST_WORDS_S = 1.0
+"""How long an agent who called waits for the other side's first packet before it speaks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,32 +55,25 @@ class SipLineSettings:
     clock: Callable[[], float] = time.monotonic
 
 
-class AgentShell(Protocol):
-    """What moves the user agent's bytes after it was told something (sip.endpoint.Endpoint)."""
+@dataclass(frozen=True, slots=True)
+class Outbound:
+    """How a call goes out; the defaults send it where its URI says, as ourselves."""
 
-    def transmit(self) -> None: ...
+    destination: Destination | None = None
+    credentials: Credentials | None = None
+    caller: str | None = None
+    """Our From URI."""
 
 
-class SipLeg:
-    """The caller's side of one phone call: a dialog of the user agent and an RTP socket."""
+@dataclass(slots=True)
+class Dialled:
+    """A call we placed that is not answered yet."""
 
-    def __init__(self, line: SipLine, dialog: str, port: int) -> None:
-        self.line = line
-        self.dialog = dialog
-        self.port = port
-        self.over = False
-        self.ssrc = secrets.randbits(32)
-        self.agreed: AgreedMedia | None = None
-
-    async def hang_up(self, reason: str) -> None:
-        """BYE, or CANCEL, or a final answer: what the dialog's state asks for. Never raises."""
-        if not self.over:
-            self.line.agent.hang_up(self.dialog, self.line.now())
-            self.line.shell.transmit()
-
-    def media_of(self, agreed: AgreedMedia) -> RtpMedia:
-        """What the plane must know of an agreed description."""
-        return rtp_media(agreed, self.ssrc)
+    sock: socket.socket
+    outcome: asyncio.Future[None]
+    heard: bool = False
+    """Its first packet came before the answer."""
+    connected: bool = False
 
 
 class SipLine:
@@ -97,24 +96,33 @@ class SipLine:
         self._calls: dict[str, Call] = {}
         """Live calls by the user agent's id."""
         self._admitting: dict[str, asyncio.Task[None]] = {}
+        self._dialling: dict[str, Dialled] = {}
+        """Calls we place, until they are answered or fail; by the user agent's id."""
 
     def receive(self, event: Event) -> None:
         """Take one event of the user agent. Never raises for what a peer did."""
+        leg = self._leg(getattr(event, "call", ""))
+        if leg is not None:
+            leg.receive(event)
         match event:
             case CallOffered():
                 task = asyncio.get_running_loop().create_task(self._admit(event), name="admit")
                 self._admitting[event.call] = task
                 task.add_done_callback(lambda done: self._admitted(event.call, done))
-            case CallConfirmed(call=dialog, media=media) | CallAnswered(call=dialog, media=media):
+            case CallConfirmed(call=dialog, media=media):
                 self._confirmed(dialog, media)
+            case EarlyMediaStarted(call=dialog, media=media):
+                self._hear_early(dialog, media)
+            case CallAnswered(call=dialog, media=media):
+                self._connected(dialog, media)
             case (
                 MediaChanged(call=dialog, media=media)
                 | CallHeld(call=dialog, media=media)
                 | CallResumed(call=dialog, media=media)
             ):
                 self._change_media(dialog, media)
-            case CallEnded(call=dialog, by=by, reason=reason):
-                self._ended(dialog, by, reason)
+            case CallEnded(call=dialog):
+                self._ended(event)
 
     async def stop(self) -> None:
         """Wait for offers that are being answered."""
@@ -149,7 +157,7 @@ class SipLine:
     def _answer(self, offered: CallOffered, call: Call) -> None:
         """200 with our port, and the row to the plane; undone by the caller's end() if a step fails."""
         sock = self.ports.take(self.now())
-        leg = SipLeg(self, offered.call, sock.getsockname()[1])
+        leg = SipLeg(self.agent, self.shell, self.now, offered.call, sock.getsockname()[1])
         try:
             local = self._local_media(offered.source[0], leg.port, offered.transport)
             agreed = self.agent.accept(offered.call, local, self.now())
@@ -160,11 +168,84 @@ class SipLine:
             self.ports.give_back(leg.port, self.now())
             raise
         leg.agreed = agreed
-        call.leg = leg
         call.media_opened(number)
+        self._join(call, leg)
+
+    def _join(self, call: Call, leg: SipLeg) -> None:
+        call.leg = leg
         call.on_event(lambda event: self._on_media(call, event))
         call.on_ended(lambda _: self._release(leg))
-        self._calls[offered.call] = call
+        self._calls[leg.dialog] = call
+
+    async def place(self, uri: str, persona: str | None = None, trunk: Outbound | None = None) -> Call:
+        """Call somebody: a slot is reserved first, and the call returned once it was answered.
+
+        Raises switchboard.Refused (full, draining, unknown persona), CannotDial, ControlFailed with the
+        final code when it was not answered.
+        """
+        way = trunk or Outbound()
+        peer = way.destination.host if way.destination else await resolved(uri)
+        call = await self.switchboard.admit(Offer("sip", persona, callee=uri, outbound=True))
+        try:
+            sock = self.ports.take(self.now())
+            local = self._local_media(peer, sock.getsockname()[1], "udp")
+            dialog = self.agent.invite(
+                uri,
+                local,
+                self.now(),
+                caller=way.caller,
+                credentials=way.credentials,
+                destination=way.destination,
+            )
+        except (NoFreePort, ValueError) as error:
+            await call.end("gateway", str(error))
+            raise CannotDial(str(error)) from error
+        leg = SipLeg(self.agent, self.shell, self.now, dialog, sock.getsockname()[1])
+        self._dialling[dialog] = dialled = Dialled(sock, asyncio.get_running_loop().create_future())
+        self._join(call, leg)
+        self.shell.transmit()
+        try:
+            await dialled.outcome
+        except BaseException as error:
+            call.end_soon(
+                "caller" if isinstance(error, ControlFailed) else "gateway", str(error) or "given up"
+            )
+            raise
+        finally:
+            del self._dialling[dialog]
+            if call.media_number is None:
+                sock.close()
+        return call
+
+    def _hear_early(self, dialog: str, media: AgreedMedia) -> None:
+        """Audio may come before the answer; the agent hears and says nothing until then."""
+        call, dialled = self._calls.get(dialog), self._dialling.get(dialog)
+        if call is None or dialled is None or not isinstance(call.leg, SipLeg):
+            return
+        if call.media_number is not None:
+            self._change_media(dialog, media)
+            return
+        try:
+            number = self.switchboard.plane.open_rtp(call.row, dialled.sock, call.leg.media_of(media))
+        except MediaError as broken:
+            call.end_soon("gateway", str(broken))
+            return
+        call.media_opened(number)
+        call.leg.agreed = media
+
+    def _connected(self, dialog: str, media: AgreedMedia) -> None:
+        """Our call was answered. The first words wait for the caller's first packet, but not for long."""
+        self._hear_early(dialog, media)
+        call, dialled = self._calls.get(dialog), self._dialling.get(dialog)
+        if call is None or dialled is None or call.media_number is None:
+            return
+        dialled.connected = True
+        if dialled.heard:
+            call.answered()
+        else:
+            asyncio.get_running_loop().call_later(FIRST_WORDS_S, call.answered)
+        if not dialled.outcome.done():
+            dialled.outcome.set_result(None)
 
     def _confirmed(self, dialog: str, media: AgreedMedia) -> None:
         call = self._calls.get(dialog)
@@ -188,16 +269,27 @@ class SipLine:
         self.switchboard.plane.deafen(call.row, media.held)
 
     def _on_media(self, call: Call, event: CallEvent) -> None:
-        if isinstance(event, FirstPacket):
+        if not isinstance(event, FirstPacket) or not isinstance(call.leg, SipLeg):
+            return
+        dialled = self._dialling.get(call.leg.dialog)
+        if dialled is not None and not dialled.connected:
+            dialled.heard = True  # early media: ringing, or an announcement
+        else:
             call.answered()  # the ACK may be late or lost; who sends audio has our 200
 
-    def _ended(self, dialog: str, by: str, reason: str) -> None:
-        call = self._calls.get(dialog)
+    def _ended(self, ended: CallEnded) -> None:
+        call = self._calls.get(ended.call)
         if call is None:
             return
-        if isinstance(call.leg, SipLeg):
-            call.leg.over = True
-        call.end_soon("caller" if by == "peer" else "gateway", reason or f"ended by {by}")
+        dialled = self._dialling.get(ended.call)
+        if dialled is not None and not dialled.outcome.done():
+            dialled.outcome.set_exception(ControlFailed(ended.code, ended.reason))
+            return
+        call.end_soon("caller" if ended.by == "peer" else "gateway", ended.reason or f"ended by {ended.by}")
+
+    def _leg(self, dialog: str) -> SipLeg | None:
+        call = self._calls.get(dialog)
+        return call.leg if call is not None and isinstance(call.leg, SipLeg) else None
 
     def _release(self, leg: SipLeg) -> None:
         self._calls.pop(leg.dialog, None)
@@ -238,23 +330,6 @@ class SipLine:
         return LocalMedia(host, port, codecs=self.settings.codecs, srtp=srtp)
 
 
-def rtp_media(agreed: AgreedMedia, ssrc: int) -> RtpMedia:
-    """An agreed description in the media plane's words; `ssrc` is of what we send."""
-    keys = agreed.srtp
-    return RtpMedia(
-        codec=agreed.codec,
-        payload_type=agreed.payload_type,
-        remote=_sendable(agreed.remote_host, agreed.remote_port),
-        ssrc=ssrc,
-        dtmf_payload_type=agreed.dtmf_payload_type,
-        ptime_ms=agreed.ptime_ms,
-        direction=Direction(agreed.direction),
-        srtp=None if keys is None else SrtpKeys(keys.suite, keys.send, keys.receive),
-        rtcp_remote=None if agreed.rtcp_mux else _sendable(*agreed.remote_rtcp),
-        cname=f"{ssrc:08x}",
-    )
-
-
 def local_address(peer: str, bound: str) -> str:
     """The address of this machine that a peer can answer to: the bound one, or the one that faces him."""
     if bound not in ("0.0.0.0", "::", ""):
@@ -266,8 +341,3 @@ def local_address(peer: str, bound: str) -> str:
             return str(probe.getsockname()[0])
         except OSError:
             return "::1" if family == socket.AF_INET6 else "127.0.0.1"
-
-
-def _sendable(host: str, port: int) -> tuple[str, int] | None:
-    """None for the address of an old-style hold or a port that takes nothing."""
-    return None if host in ("0.0.0.0", "::") or port == 0 else (host, port)

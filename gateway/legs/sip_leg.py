@@ -1,0 +1,160 @@
+"""SipLeg: the caller's side of one phone call, and what may be done with it: hold, transfer, keys."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from typing import Protocol
+
+from gateway.call import Call
+from gateway.media.messages import Direction, RtpMedia, SrtpKeys
+from sip.agent import CallStateError, UserAgent
+from sip.events import CallEnded, ChangeRefused, Event, MediaChanged, TransferFailed, TransferSucceeded
+from sip.sdp import AgreedMedia
+
+ANSWER_S = 32.0
+"""How long a re-INVITE's outcome is waited for (RFC 3261 timer B)."""
+TRANSFER_S = 200.0
+"""How long a transfer's outcome is waited for: the target may ring for three minutes."""
+
+
+class ControlFailed(Exception):
+    """The peer refused what we asked of him, or the call is in no state for it. The call goes on."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(f"{code} {reason}".strip())
+        self.code = code
+
+
+class AgentShell(Protocol):
+    """What moves the user agent's bytes after it was told something (sip.endpoint.Endpoint)."""
+
+    def transmit(self) -> None: ...
+
+
+class SipLeg:
+    """A dialog of the user agent and an RTP port. `now` is the user agent's clock, in seconds."""
+
+    def __init__(
+        self, agent: UserAgent, shell: AgentShell, now: Callable[[], float], dialog: str, port: int
+    ) -> None:
+        self.agent = agent
+        self.shell = shell
+        self.now = now
+        self.dialog = dialog
+        self.port = port
+        self.over = False
+        """The dialog has ended: there is nobody to say goodbye to."""
+        self.held_by_us = False
+        self.ssrc = secrets.randbits(32)
+        self.agreed: AgreedMedia | None = None
+        self._waiting: asyncio.Future[Event] | None = None
+
+    async def hang_up(self, reason: str) -> None:
+        """BYE, or CANCEL, or a final answer: what the dialog's state asks for. Never raises."""
+        if not self.over:
+            self.agent.hang_up(self.dialog, self.now())
+            self.shell.transmit()
+
+    def media_of(self, agreed: AgreedMedia) -> RtpMedia:
+        """What the plane must know of an agreed description."""
+        return rtp_media(agreed, self.ssrc)
+
+    async def hold(self, call: Call) -> None:
+        """Hold the caller: neither side hears the other. Raises ControlFailed."""
+        await self._turn(call, held=True)
+
+    async def resume(self, call: Call) -> None:
+        """Take the caller off hold. Raises ControlFailed."""
+        await self._turn(call, held=False)
+
+    async def transfer(self, target: str) -> None:
+        """Send the caller to another URI (REFER); returns when he was answered there, and our call is
+        ending. Raises ControlFailed: he is still ours."""
+        await self._refer(lambda: self.agent.transfer(self.dialog, target, self.now()))
+
+    async def transfer_to_call(self, other: SipLeg) -> None:
+        """Attended transfer: the caller takes our place in `other` (REFER with Replaces)."""
+        await self._refer(lambda: self.agent.transfer_to_call(self.dialog, other.dialog, self.now()))
+
+    def send_dtmf(self, call: Call, digits: str) -> None:
+        """Press keys: RFC 4733 where it was agreed, SIP INFO otherwise. Raises ControlFailed, ValueError."""
+        if not digits or any(digit.upper() not in "0123456789*#ABCD" for digit in digits):
+            raise ValueError("digits are 0-9, *, # and A-D")
+        if self.agreed is not None and self.agreed.dtmf_payload_type is not None:
+            call.plane.send_dtmf(call.row, digits.upper())
+            return
+        self._act(lambda: self._send_info(digits))
+
+    def _send_info(self, digits: str) -> None:
+        for digit in digits:
+            self.agent.send_dtmf(self.dialog, digit, self.now())
+
+    def receive(self, event: Event) -> None:
+        """Take an event of this dialog; one that a request of ours waits for wakes it."""
+        if isinstance(event, CallEnded):
+            self.over = True
+        waiting = self._waiting
+        awaited = MediaChanged | ChangeRefused | TransferSucceeded | TransferFailed | CallEnded
+        if waiting is not None and not waiting.done() and isinstance(event, awaited):
+            waiting.set_result(event)
+
+    async def _turn(self, call: Call, held: bool) -> None:
+        turn = self.agent.hold if held else self.agent.resume
+        outcome = await self._ask(lambda: turn(self.dialog, self.now()), ANSWER_S)
+        if isinstance(outcome, ChangeRefused):
+            raise ControlFailed(outcome.code, outcome.reason)
+        if isinstance(outcome, CallEnded):
+            raise ControlFailed(outcome.code, "the call ended")
+        self.held_by_us = held
+        call.plane.mute(call.row, held)
+        call.plane.deafen(call.row, held)
+
+    async def _refer(self, ask: Callable[[], None]) -> None:
+        outcome = await self._ask(ask, TRANSFER_S)
+        if isinstance(outcome, TransferFailed):
+            raise ControlFailed(outcome.code, outcome.reason)
+        if isinstance(outcome, CallEnded):
+            raise ControlFailed(outcome.code, "the caller hung up")
+
+    async def _ask(self, act: Callable[[], object], within_s: float) -> Event:
+        if self._waiting is not None:
+            raise ControlFailed(491, "another request of ours is under way")
+        self._waiting = asyncio.get_running_loop().create_future()
+        try:
+            self._act(act)
+            return await asyncio.wait_for(self._waiting, within_s)
+        except TimeoutError:
+            raise ControlFailed(408, "no outcome in time") from None
+        finally:
+            self._waiting = None
+
+    def _act(self, act: Callable[[], object]) -> None:
+        try:
+            act()
+        except CallStateError as error:
+            raise ControlFailed(481, str(error)) from error
+        self.shell.transmit()
+
+
+def rtp_media(agreed: AgreedMedia, ssrc: int) -> RtpMedia:
+    """An agreed description in the media plane's words."""
+    keys = agreed.srtp
+    return RtpMedia(
+        codec=agreed.codec,
+        payload_type=agreed.payload_type,
+        remote=_sendable(agreed.remote_host, agreed.remote_port),
+        ssrc=ssrc,
+        dtmf_payload_type=agreed.dtmf_payload_type,
+        ptime_ms=agreed.ptime_ms,
+        direction=Direction(agreed.direction),
+        srtp=None if keys is None else SrtpKeys(keys.suite, keys.send, keys.receive),
+        rtcp_remote=None if agreed.rtcp_mux else _sendable(*agreed.remote_rtcp),
+        cname=f"{ssrc:08x}",
+    )
+
+
+def _sendable(host: str, port: int) -> tuple[str, int] | None:
+    """None for the address of an old-style hold or a port that takes nothing."""
+    return None if host in ("0.0.0.0", "::") or port == 0 else (host, port)
