@@ -16,6 +16,7 @@ import engine.model.tiny_codec
 from engine.api import EngineError
 from engine.checkpoint import Checkpoint, CheckpointError
 from engine.generation import Generator
+from engine.graphs import GraphStages
 from engine.kv import PAGE, PagedCache, columns_for
 from engine.model.codec import Codec, codec_loader
 from engine.model.config import LMConfig
@@ -110,7 +111,7 @@ def _build(checkpoint: Checkpoint, slots: int, options: RunnerOptions, device: t
     carrier = find_carrier(codec, config)
     voices = {name: _checked(load_voice(path), config, name) for name, path in checkpoint.voices.items()}
     casting = Casting(config, checkpoint.sampling, voices, vocabulary, carrier)
-    stages = EagerStages(generator, codec, cache.tables, carrier.tone.to(device))
+    stages = make_stages(generator, codec, cache.tables, carrier.tone.to(device))
     name = f"{checkpoint.model_type} ({checkpoint.name})"
     return Built(
         name,
@@ -124,6 +125,15 @@ def _build(checkpoint: Checkpoint, slots: int, options: RunnerOptions, device: t
         casting,
         vocabulary,
     )
+
+
+def make_stages(generator: Generator, codec: Codec, tables: Tensor, tone: Tensor) -> Stages:
+    """Recorded graphs on CUDA, plain steps elsewhere."""
+    if tables.device.type != "cuda":
+        return EagerStages(generator, codec, tables, tone)
+    stages = GraphStages(generator, codec, tables, tone)
+    stages.warm_up()
+    return stages
 
 
 def _vocabulary(checkpoint: Checkpoint, config: LMConfig) -> Vocabulary:

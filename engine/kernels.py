@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,13 +35,7 @@ def _numba() -> bool:
 @cache
 def _triton() -> Any:
     """engine.triton_kernels, or None where Triton is not installed."""
-    try:
-        import triton  # noqa: F401
-    except ImportError:
-        return None
-    from engine import triton_kernels
-
-    return triton_kernels
+    return import_module("engine.triton_kernels") if find_spec("triton") else None
 
 
 def _compiled(x: Tensor) -> bool:

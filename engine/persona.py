@@ -42,7 +42,7 @@ class Casting:
         vocabulary: Vocabulary,
         carrier: Carrier,
     ) -> None:
-        self._config, self._voices, self._vocabulary, self._carrier = config, voices, vocabulary, carrier
+        self._config, self._voices, self._vocabulary, self.carrier = config, voices, vocabulary, carrier
         self._sampling = DEFAULTS | sampling
         self._prompts: dict[Key, Prompt] = {}
 
@@ -88,7 +88,7 @@ class Casting:
             if len(self._prompts) >= 256:
                 self._prompts.clear()
             self._prompts[key] = build_prompt(
-                self._config, self._carrier, self._voices.get(voice or ""), tokens
+                self._config, self.carrier, self._voices.get(voice or ""), tokens
             )
         return self._prompts[key]
 

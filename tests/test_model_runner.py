@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from engine.api import EngineRefused, Persona
 from engine.checkpoint import Checkpoint
+from engine.graphs import GraphStages
 from engine.kv import OutOfPages
 from engine.runner import ModelRunner, RunnerOptions
 from engine.seeded import TINY_LM, TINY_MIMI, write_checkpoint
@@ -235,6 +236,26 @@ def test_four_calls_of_the_tiny_model_take_a_fraction_of_a_tick_on_one_core(
         engine.step(pcm, np.ones(4, bool))
         spent.append(time.thread_time() - begin)
     assert np.median(spent) < 0.040
+
+
+def test_padded_batches_of_fixed_buffers_give_what_exact_batches_give(folder: Path) -> None:
+    exact, padded = runner(folder, 5), runner(folder, 5)
+    parts = padded._parts
+    stages = GraphStages(parts.generator, parts.codec, parts.cache.tables, parts.casting.carrier.tone)
+    with torch.inference_mode():
+        stages.warm_up()
+    padded._stages = stages
+    assert stages.sizes == [1, 2, 4, 5]
+    random = np.random.default_rng(6)
+    for engine in (exact, padded):
+        for slot, prompt in enumerate((None, "hello", None, "you are kind", None)):
+            engine.open(slot, Persona(seed=slot, text_prompt=prompt))
+    for _ in range(25):
+        pcm, active = noise(random, 5), random.random(5) < 0.7
+        left, right = exact.step(pcm, active), padded.step(pcm, active)
+        np.testing.assert_array_equal(left.valid, right.valid)
+        np.testing.assert_array_equal(left.text, right.text)
+        np.testing.assert_allclose(left.pcm, right.pcm, atol=1e-5)
 
 
 def test_the_same_seed_writes_the_same_checkpoint(tmp_path: Path, folder: Path) -> None:
