@@ -14,6 +14,7 @@ from sip.auth import ALGORITHMS, Challenge, digest_response, equal_digests, pars
 from sip.errors import PeerError
 from sip.message import Request
 from sip.settings import Access
+from sip.uri import parse_uri
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 MAX_SOURCES = 10_000
@@ -168,7 +169,7 @@ class Gate:
             challenge, name, password, request.method, uri,
             body=request.body, nc=digest["nc"], cnonce=digest.get("cnonce", ""),
         )  # fmt: skip
-        if not equal_digests(expected, given) or not trunk or uri != request.uri:
+        if not equal_digests(expected, given) or not trunk or not _same_host(uri, request.uri):
             return "wrong", ""
         if not self._nonce_is_good(nonce, host, now) or not self._count_is_new(nonce, count):
             return "stale", ""
@@ -213,3 +214,12 @@ class Gate:
         if len(self._counts) > MAX_NONCES:
             self._counts.popitem(last=False)
         return True
+
+
+def _same_host(claimed: str, asked: str) -> bool:
+    """The digest's uri names this server. Its user part may differ: some clients leave it out, and a
+    header that was overheard is refused for its nonce and count."""
+    try:
+        return parse_uri(claimed).host.lower() == parse_uri(asked).host.lower()
+    except PeerError:
+        return False

@@ -129,10 +129,10 @@ def test_a_nonce_belongs_to_the_address_it_was_given_to() -> None:
     assert peer.response().code == 401
 
 
-def test_credentials_for_another_uri_or_method_do_not_count() -> None:
+def test_credentials_for_another_host_or_method_do_not_count() -> None:
     peer = site(Access(trunks=(PBX,)))
     data = signed(challenged(peer, "MD5"), 1)
-    peer.deliver(data.replace(b"INVITE sip:moshi@", b"INVITE sip:other@"))
+    peer.deliver(data.replace(b"INVITE sip:moshi@192.0.2.10", b"INVITE sip:moshi@192.0.2.99"))
     assert peer.response().code == 401
     peer.deliver(signed(challenged(peer, "MD5", 2), 2, method="REGISTER").replace(b"REGISTER", b"INVITE"))
     assert peer.response().code == 401
