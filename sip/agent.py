@@ -143,11 +143,16 @@ class UserAgent:
         display_name: str = "",
         credentials: Credentials | None = None,
         destination: Destination | None = None,
+        alternatives: tuple[Destination, ...] = (),
         headers: tuple[tuple[str, str], ...] = (),
     ) -> str:
         """Place a call and return its id. `caller` is our From URI; `destination` overrides where the
-        URI (or settings.outbound_proxy) would send it. Raises ValueError for a URI that is none."""
-        invitation = Invitation(uri, media, caller, display_name, credentials, destination, headers)
+        URI (or settings.outbound_proxy) would send it; `alternatives` are tried in turn where that one is
+        silent, unreachable or answers 503 (sip.locate finds both). Raises ValueError for a URI that is
+        none."""
+        invitation = Invitation(
+            uri, media, caller, display_name, credentials, destination, headers, alternatives
+        )
         return OutgoingCall(self._core, self._calls, invitation, now).id
 
     # Any call

@@ -11,7 +11,7 @@ from typing import cast
 
 from sip.agent import UserAgent
 from sip.events import Address, Event
-from sip.names import Names
+from sip.names import Names, reachable
 from sip.settings import Destination
 from sip.streams import Streams
 
@@ -41,6 +41,8 @@ class Endpoint:
         transport, _ = await self._loop.create_datagram_endpoint(
             lambda: _Datagrams(self), local_addr=(host, port)
         )
+        # A burst of callers fits; the kernel gives what it may.
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 21)
         bound = transport.get_extra_info("sockname")[:2]
         self._udp[":" in bound[0]] = transport
         self.agent.listen("udp", reachable(bound[0]), bound[1])
@@ -148,16 +150,3 @@ class _Datagrams(asyncio.DatagramProtocol):
 
     def error_received(self, exc: Exception) -> None:
         self._endpoint.agent.counters.send_failures += 1
-
-
-def reachable(host: str) -> str:
-    """The bound address, or for a wildcard the one that faces the default route."""
-    if host not in ("0.0.0.0", "::"):
-        return host
-    family, far = (socket.AF_INET6, "2001:db8::1") if host == "::" else (socket.AF_INET, "192.0.2.1")
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect((far, 9))  # UDP: asks for a route and sends nothing
-            return str(probe.getsockname()[0])
-        except OSError:
-            return "::1" if host == "::" else "127.0.0.1"

@@ -58,3 +58,16 @@ class Names:
     def close(self) -> None:
         for task in self._tasks:
             task.cancel()
+
+
+def reachable(host: str) -> str:
+    """The bound address, or for a wildcard the one that faces the default route."""
+    if host not in ("0.0.0.0", "::"):
+        return host
+    family, far = (socket.AF_INET6, "2001:db8::1") if host == "::" else (socket.AF_INET, "192.0.2.1")
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((far, 9))  # UDP: asks for a route and sends nothing
+            return str(probe.getsockname()[0])
+        except OSError:
+            return "::1" if host == "::" else "127.0.0.1"

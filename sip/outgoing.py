@@ -33,6 +33,8 @@ class Invitation:
     credentials: Credentials | None = None
     destination: Destination | None = None
     headers: tuple[tuple[str, str], ...] = ()
+    alternatives: tuple[Destination, ...] = ()
+    """Tried in turn where one is dead or overloaded."""
 
 
 class OutgoingCall(SipCall):
@@ -48,6 +50,7 @@ class OutgoingCall(SipCall):
         self._refused: dict[str | None, Dialog] = {}
         self._told: set[tuple[str | None, int]] = set()
         self._rseq: dict[str | None, int] = {}
+        self._alternatives = list(invitation.alternatives)
         self._cancelled = False
         self._cancel_reason = ""
         self._patience: Alarm | None = None
@@ -205,23 +208,37 @@ class OutgoingCall(SipCall):
 
     def _on_error(self, response: Response, now: float) -> None:
         if self.state == "calling" and response.code == 422 and self.timer.raise_interval(response):
-            self._invite_again(now)
+            self._invite_again(self._invite.destination, now)
+            return
+        if response.code == 503 and self._fail_over(now):
             return
         self._forget(now)
         self.end("peer", response.code, response.reason, response.headers.public())
 
-    def _invite_again(self, now: float) -> None:
-        """With the session interval the peer asked for (RFC 4028 §7.4)."""
+    def _fail_over(self, now: float) -> bool:
+        """Another server of the same service (RFC 3263 §4.3): after 503 or silence, and never after an
+        answer that is the called user's or his phone's (480, 486, 603 …)."""
+        if self.state != "calling" or self._told or not self._alternatives:
+            return False
+        self._early.clear()
+        self._invite_again(self._alternatives.pop(0), now)
+        return True
+
+    def _invite_again(self, destination: Destination, now: float) -> None:
+        """Elsewhere, or with the session interval the peer asked for (RFC 4028 §7.4)."""
         old = self._invite.request
         request = Request("INVITE", old.uri, old.headers.copy(), old.body)
         request.headers.remove("via")
         request.headers.set("cseq", f"{self._next_seq()} INVITE")
+        request.headers.set("contact", self.core.contact(destination))
         self.timer.ask(request)
         self._invite = ClientRequest(
-            self.core, request, self._invite.destination, self, self._next_seq, self.credentials
+            self.core, request, destination, self, self._next_seq, self.credentials
         ).start(now)
 
     def on_no_response(self, code: int, now: float) -> None:
+        if self._fail_over(now):
+            return
         self._forget(now)
         self.end("timeout" if code == 408 else "error", code, "no answer" if code == 408 else "unreachable")
 

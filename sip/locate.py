@@ -1,0 +1,103 @@
+"""Where a SIP URI leads, by RFC 3263: NAPTR chooses the transport, SRV the servers, A and AAAA their
+addresses. The look-ups themselves are somebody else's (sip.dns, or a test's)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from sip.dialog import destination_of, is_ip
+from sip.events import Transport
+from sip.settings import Destination
+from sip.uri import Uri
+
+MAX_DESTINATIONS = 16
+_SERVICES: dict[str, Transport] = {"sips+d2t": "tls", "sip+d2t": "tcp", "sip+d2u": "udp"}
+_PREFIX: dict[Transport, str] = {"udp": "_sip._udp", "tcp": "_sip._tcp", "tls": "_sips._tcp"}
+
+
+@dataclass(frozen=True, slots=True)
+class NaptrRecord:
+    order: int
+    preference: int
+    flags: str
+    service: str
+    replacement: str
+
+
+@dataclass(frozen=True, slots=True)
+class SrvRecord:
+    priority: int
+    weight: int
+    port: int
+    target: str
+
+
+class Lookup(Protocol):
+    """DNS. A name that is not there gives an empty list; nothing is raised."""
+
+    async def naptr(self, name: str) -> list[NaptrRecord]: ...
+
+    async def srv(self, name: str) -> list[SrvRecord]: ...
+
+    async def addresses(self, name: str) -> list[str]: ...
+
+
+def in_turn(records: Sequence[SrvRecord], rng: random.Random) -> list[SrvRecord]:
+    """Records in the order to try them: by priority, and among equals by lot after weight (RFC 2782)."""
+    ordered: list[SrvRecord] = []
+    left = sorted(records, key=lambda record: (record.priority, record.weight))
+    while left:
+        equals = [record for record in left if record.priority == left[0].priority]
+        drawn = rng.uniform(0, sum(record.weight for record in equals))
+        for record in equals:
+            drawn -= record.weight
+            if drawn <= 0:
+                break
+        ordered.append(record)
+        left.remove(record)
+    return ordered
+
+
+async def locate(
+    uri: Uri, lookup: Lookup, rng: random.Random, able: Sequence[Transport] = ("udp", "tcp", "tls")
+) -> list[Destination]:
+    """Destinations to try in turn; empty for a name that leads nowhere. `able`: transports we have."""
+    if is_ip(uri.host):
+        return [destination_of(uri)]
+    if uri.port is not None:
+        fixed = destination_of(uri)
+        return [fixed._replace(host=address) for address in await lookup.addresses(uri.host)]
+    found: list[Destination] = []
+    for transport, name in await _services(uri, lookup, able):
+        for record in in_turn(await lookup.srv(name), rng):
+            if record.target in ("", "."):
+                continue  # the service is decidedly not there (RFC 2782)
+            for address in await lookup.addresses(record.target):
+                found.append(Destination(address, record.port, transport))
+        if len(found) >= MAX_DESTINATIONS:
+            break
+    if not found:
+        plain = destination_of(uri)
+        found = [plain._replace(host=address) for address in await lookup.addresses(uri.host)]
+    return found[:MAX_DESTINATIONS]
+
+
+async def _services(uri: Uri, lookup: Lookup, able: Sequence[Transport]) -> list[tuple[Transport, str]]:
+    """(transport, SRV name) in order of preference (§4.1)."""
+    if uri.param("transport") is not None or uri.scheme == "sips":
+        transport = destination_of(uri).transport
+        return [(transport, f"{_PREFIX[transport]}.{uri.host}")]
+    records = [
+        record
+        for record in await lookup.naptr(uri.host)
+        if record.flags.lower() == "s" and _SERVICES.get(record.service.lower()) in able
+    ]
+    if records:
+        records.sort(key=lambda record: (record.order, record.preference))
+        return [(_SERVICES[record.service.lower()], record.replacement) for record in records]
+    return [
+        (transport, f"{_PREFIX[transport]}.{uri.host}") for transport in ("udp", "tcp") if transport in able
+    ]
