@@ -53,6 +53,8 @@ class RunnerOptions:
     """`float32`, `bfloat16`; None: bfloat16 on CUDA, float32 elsewhere."""
     kv_dtype: str | None = None
     """None: as dtype. `float8` halves the memory of a call."""
+    weights: str | None = None
+    """None: as dtype. `float8` halves what a tick reads (H100 and newer, L4, RTX 4090)."""
     context: int | None = None
     """Frames of attention; None: the checkpoint's (3,000 = 240 s for Moshi). Calls have no length limit."""
     pages: int | None = None
@@ -96,26 +98,46 @@ def build(checkpoint: Checkpoint, slots: int, options: RunnerOptions) -> Built:
 
 
 def _build(checkpoint: Checkpoint, slots: int, options: RunnerOptions, device: torch.device) -> Built:
-    dtype = _dtype(options.dtype, device)
-    lm = load_lm(checkpoint, device, dtype, options.context)
+    lm = load_lm(checkpoint, device, options)
+    codec = load_codec(checkpoint, lm.config, device)
     config = lm.config
-    kv_dtype = _KV_DTYPES[options.kv_dtype] if options.kv_dtype else dtype
-    codec = load_codec(checkpoint, config, device)
+    identity = Identity(
+        name=f"{checkpoint.model_type} ({checkpoint.name})",
+        fingerprint=_fingerprint(checkpoint, config, options),
+        sampling=checkpoint.sampling,
+        voices={name: _checked(load_voice(path), config, name) for name, path in checkpoint.voices.items()},
+        vocabulary=_vocabulary(checkpoint, config),
+    )
+    return assemble(identity, lm, codec, slots, options)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a model is called, says and sounds like."""
+
+    name: str
+    fingerprint: str
+    sampling: dict[str, float]
+    voices: dict[str, Voice]
+    vocabulary: Vocabulary
+
+
+def assemble(identity: Identity, lm: LM, codec: Codec, slots: int, options: RunnerOptions) -> Built:
+    """Lay a loaded model out for `slots` calls on its device. Raises MemoryError where it does not fit."""
+    config, device = lm.config, lm.table.device
+    kv_dtype = _KV_DTYPES[options.kv_dtype] if options.kv_dtype else lm.table.dtype
     if device.type == "cpu":
         _must_fit_in_ram(config, slots, options, kv_dtype)
     codec.allocate(slots, options.history)
-    vocabulary = _vocabulary(checkpoint, config)
     pages = options.pages or _affordable(config, slots, options, device, kv_dtype)
     generator = Generator(lm, slots, options.history, pages, kv_dtype)
     cache = PagedCache(pages, slots, config.context, options.history, device)
     carrier = find_carrier(codec, config)
-    voices = {name: _checked(load_voice(path), config, name) for name, path in checkpoint.voices.items()}
-    casting = Casting(config, checkpoint.sampling, voices, vocabulary, carrier)
+    casting = Casting(config, identity.sampling, identity.voices, identity.vocabulary, carrier)
     stages = make_stages(generator, codec, cache.tables, carrier.tone.to(device))
-    name = f"{checkpoint.model_type} ({checkpoint.name})"
     return Built(
-        name,
-        _fingerprint(checkpoint, config, kv_dtype, options),
+        identity.name,
+        identity.fingerprint,
         slots,
         options,
         generator,
@@ -123,7 +145,7 @@ def _build(checkpoint: Checkpoint, slots: int, options: RunnerOptions, device: t
         cache,
         stages,
         casting,
-        vocabulary,
+        identity.vocabulary,
     )
 
 
@@ -147,9 +169,7 @@ def _vocabulary(checkpoint: Checkpoint, config: LMConfig) -> Vocabulary:
     return vocabulary
 
 
-def load_lm(
-    checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, context: int | None = None
-) -> LM:
+def load_lm(checkpoint: Checkpoint, device: torch.device, options: RunnerOptions) -> LM:
     """The language model; a model that also predicts its caller runs only the agent's depth steps.
 
     Raises CheckpointError.
@@ -158,9 +178,11 @@ def load_lm(
     if config.dep_q == 0:
         raise CheckpointError(f"{checkpoint.name} has dep_q 0: it hears but cannot speak")
     agent = config.n_q // 2 if config.dep_q == config.n_q else None
+    dtype = _dtype(options.dtype, device)
     weights = open_weights(checkpoint.weights, device, dtype, checkpoint.lora, checkpoint.lora_scaling)
-    if context is not None:
-        config = _with_context(config, context)
+    weights.float8 = options.weights == "float8"
+    if options.context is not None:
+        config = _with_context(config, options.context)
     lm = LM(weights, config, agent)
     weights.finish()
     if checkpoint.model_type == "hibiki":  # an early end of sequence reads as padding (Kyutai loaders.py)
@@ -281,8 +303,9 @@ def _fitting(checkpoint: Checkpoint, slots: int, options: RunnerOptions, device:
     )
 
 
-def _fingerprint(checkpoint: Checkpoint, config: LMConfig, kv: torch.dtype, options: RunnerOptions) -> str:
+def _fingerprint(checkpoint: Checkpoint, config: LMConfig, options: RunnerOptions) -> str:
     """Snapshots move between runners of equal fingerprints."""
     size = checkpoint.weights.stat().st_size
-    text = f"{config}|{kv}|{options.history}|{size}|{checkpoint.codec.get('type')}"
+    kinds = (options.kv_dtype or options.dtype, options.history, checkpoint.codec.get("type"))
+    text = f"{config}|{kinds}|{size}"
     return f"{checkpoint.name}:{hashlib.sha256(text.encode()).hexdigest()[:12]}"

@@ -43,6 +43,26 @@ def rms_norm(x: Tensor, alpha: Tensor, eps: float) -> Tensor:
 
 
 @triton.jit
+def _quantise_kernel(x, out, scales, dim, block: tl.constexpr):
+    row = tl.program_id(0)
+    column = tl.arange(0, block)
+    inside = column < dim
+    value = tl.load(x + row * dim + column, mask=inside, other=0.0).to(tl.float32)
+    scale = tl.maximum(tl.max(tl.abs(value), 0), 1e-12) / 448.0
+    tl.store(scales + row, scale)
+    tl.store(out + row * dim + column, (value / scale).to(out.dtype.element_ty), mask=inside)
+
+
+def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x (N, dim) -> float8 (N, dim) and scales (N, 1)."""
+    x = x.contiguous()
+    out = torch.empty(x.shape, device=x.device, dtype=torch.float8_e4m3fn)
+    scales = torch.empty(x.shape[0], 1, device=x.device)
+    _quantise_kernel[(x.shape[0],)](x, out, scales, x.shape[1], triton.next_power_of_2(x.shape[1]))
+    return out, scales
+
+
+@triton.jit
 def _gated_kernel(hidden, out, width, block: tl.constexpr):
     row, part = tl.program_id(0), tl.program_id(1)
     column = part * block + tl.arange(0, block)

@@ -106,6 +106,18 @@ def plan_attention(view: View, frequencies: Tensor | None) -> Attend:
     return attend
 
 
+def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x (N, dim) -> float8 values and the float32 scale (N, 1) that brings them back."""
+    scale = x.abs().amax(-1, keepdim=True).float().clamp(min=1e-12) / _FLOAT8_MAX
+    return (x.float() / scale).to(torch.float8_e4m3fn), scale
+
+
+def float8_product(x: Tensor, values: Tensor, scale: Tensor) -> Tensor:
+    """What a float8 product gives: both sides rounded, the sum in float32."""
+    rounded, rows = quantise_rows(x)
+    return (torch.mm(rounded.float(), values.float()) * rows * scale).to(x.dtype)
+
+
 def attend_depth(qkv: Tensor, seen: Tensor, step: int) -> Tensor:
     """See engine/kernels.py; the first step sees itself alone."""
     seen[:, step] = qkv[:, 1:]

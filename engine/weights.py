@@ -38,6 +38,8 @@ class Weights:
     ) -> None:
         self._source = _Source(names, read, label)
         self._prefix = ""
+        self.float8 = False
+        """Matrices are to be held as float8 with a scale a column."""
         self.device, self.dtype = device, dtype
 
     @classmethod
@@ -55,7 +57,7 @@ class Weights:
         child = object.__new__(Weights)
         child._source = self._source
         child._prefix = f"{self._prefix}{part}."
-        child.device, child.dtype = self.device, self.dtype
+        child.device, child.dtype, child.float8 = self.device, self.dtype, self.float8
         return child
 
     def has(self, name: str) -> bool:

@@ -16,6 +16,8 @@ from engine.api import EngineError
 from engine.build import OutOfMemory, RunnerOptions, build, load_lm
 from engine.checkpoint import Checkpoint
 from engine.model.config import LMConfig, MimiConfig
+from engine.model.mimi import ring_view
+from engine.model.transformer import Pool
 from engine.seeded import TINY_LM, TINY_MIMI, invent_lm, mimi_json, write_checkpoint
 from engine.weights import CheckpointError
 from tests.oracle import require
@@ -50,7 +52,7 @@ def rewrite(folder: Path, tensors: dict[str, Tensor]) -> None:
 
 def outputs(folder: Path) -> list[Tensor]:
     """Every weight of the model as it is used."""
-    lm = load_lm(Checkpoint.find(folder), CPU, torch.float32)
+    lm = load_lm(Checkpoint.find(folder), CPU, RunnerOptions(dtype="float32"))
     assert lm.depth is not None
     layers = [*lm.temporal.layers, *(layer for step in lm.depth.layers for layer in step)]
     parts = [part for layer in layers for part in (layer.qkv, layer.out, layer.up, layer.down)]
@@ -96,6 +98,20 @@ def test_int8_weights_are_dequantised(original: Path, folder: Path) -> None:
     rewrite(folder, quantised)
     with pytest.raises(CheckpointError, match=r"text_linear\.weight_scb"):
         outputs(folder)
+
+
+def test_float8_weights_speak_much_as_float32_ones_do(original: Path) -> None:
+    exact = load_lm(Checkpoint.find(original), CPU, RunnerOptions())
+    coarse = load_lm(Checkpoint.find(original), CPU, RunnerOptions(weights="float8"))
+    tokens = torch.randint(0, 200, (40, 17), generator=torch.Generator().manual_seed(1))
+    logits = []
+    for lm in (exact, coarse):
+        pool = Pool(lm.config.temporal, 2, CPU, torch.float32)
+        position = torch.arange(40)[None]
+        view = ring_view(torch.tensor([[1]]), position, position - 100)
+        logits.append(lm.text_logits(lm.hidden(lm.embed(tokens)[None], pool, view)[0]))
+    error = (logits[0] - logits[1]).norm() / logits[0].norm()
+    assert 1e-4 < error < 0.1
 
 
 def lora_of(tensors: dict[str, Tensor], rank: int = 4) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ frames, so its keys and values live in one static buffer.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -36,10 +37,10 @@ class Depth:
         ]
         self.layers = [[layer[k] for layer in layers] for k in used]
         inputs = [weights.take(f"depformer_in.{i}.weight", dim, config.dim) for i in range(sets)]
-        self.input = kernels.in_rows(torch.cat([inputs[k] for k in used]))
+        self.input = kernels.in_rows(torch.cat([inputs[k] for k in used]), weights.float8)
         """(temporal dim, steps * dim): one product for the inputs of all steps."""
         heads = [weights.take(f"linears.{k}.weight", config.card, dim) for k in range(stored.dep_q)]
-        self.heads = [kernels.in_rows(head) for head in heads[: self.steps]]
+        self.heads = [kernels.in_rows(head, weights.float8) for head in heads[: self.steps]]
         text = weights.take("depformer_text_emb.weight", config.text_card + 1, dim)
         tables = [
             weights.take(f"depformer_emb.{k}.weight", config.card + 1, dim) for k in range(stored.dep_q - 1)
@@ -49,23 +50,23 @@ class Depth:
 
     def allocate(self, batch: int) -> None:
         shape = (self.config.layers, batch, self.steps, 2, self.config.heads, self.config.head_dim)
-        self.kv = torch.zeros(shape, device=self.input.device, dtype=self.input.dtype)
+        self.kv = torch.zeros(shape, device=self.tables[0].device, dtype=self.tables[0].dtype)
 
     def __call__(self, hidden: Tensor, text: Tensor, choose: Choose) -> Tensor:
         """hidden (B, temporal dim), text (B,) -> codes (B, steps) int64."""
         batch = hidden.shape[0]
         kv = self.kv[:, :batch]
-        inputs = torch.mm(hidden, self.input).view(batch, self.steps, -1)
+        inputs = kernels.product(hidden, self.input).view(batch, self.steps, -1)
         token, codes = text, []
         for k in range(self.steps):
             x = inputs[:, k] + F.embedding(token, self.tables[k])
             for layer, seen in zip(self.layers[k], kv, strict=True):
-                qkv = torch.mm(layer.norm1(x), layer.qkv).view(
+                qkv = kernels.product(layer.norm1(x), layer.qkv).view(
                     batch, 3, self.config.heads, self.config.head_dim
                 )
-                x = torch.addmm(x, kernels.attend_depth(qkv, seen, k), layer.out)
+                x = kernels.product_onto(x, kernels.attend_depth(qkv, seen, k), layer.out)
                 x = layer.feed_forward(x)
-            token = choose(torch.mm(x, self.heads[k]), k)
+            token = choose(kernels.product(x, self.heads[k]), k)
             codes.append(token)
         return torch.stack(codes, 1)
 
@@ -77,7 +78,7 @@ def _take_sets(weights: Weights, config: TransformerConfig, sets: int, used: set
     norm2 = Norm.take(weights.under("norm2"), config.norm, dim)
     qkv = _split(attn, ("in_proj_weight", "in_proj.weight"), "in_projs", sets, 3 * dim, dim)
     out = _split(attn, ("out_proj.weight",), "out_projs", sets, dim, dim)
-    layers, rows = {}, kernels.in_rows
+    layers, rows = {}, partial(kernels.in_rows, float8=weights.float8)
     for k in range(sets):
         gate = weights.under(f"gating.{k}")
         up, down = gate.take("linear_in.weight", 2 * width, dim), gate.take("linear_out.weight", dim, width)

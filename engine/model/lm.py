@@ -38,7 +38,7 @@ class LM:
         self.temporal = Transformer(weights.under("transformer"), config.temporal)
         self.out_norm = Norm.take(weights.under("out_norm"), config.norm, dim)
         text_out = config.text_card_out or config.text_card
-        self.text_head = kernels.in_rows(weights.take("text_linear.weight", text_out, dim))
+        self.text_head = kernels.in_rows(weights.take("text_linear.weight", text_out, dim), weights.float8)
         self.text_bias = weights.take("text_linear.bias", text_out) if config.bias_proj else None
         self.depth = Depth(weights, config, stored) if config.dep_q else None
         self.extra_heads = [
@@ -61,5 +61,5 @@ class LM:
     def text_logits(self, hidden: Tensor) -> Tensor:
         """hidden (N, dim) -> (N, text_card)."""
         if self.text_bias is not None:
-            return torch.addmm(self.text_bias, hidden, self.text_head)
-        return torch.mm(hidden, self.text_head)
+            return kernels.product_onto(self.text_bias, hidden, self.text_head)
+        return kernels.product(hidden, self.text_head)

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from engine import kernels, twins
+from engine.kernels import Matrix
 from engine.model.config import TransformerConfig
 from engine.weights import Weights
 
@@ -49,18 +51,18 @@ class Layer:
     """One layer's weights, (in, out) each; layer scales are folded into `out` and `down`."""
 
     norm1: Norm
-    qkv: Tensor  # (dim, 3 dim)
-    out: Tensor  # (dim, dim)
+    qkv: Matrix  # (dim, 3 dim)
+    out: Matrix  # (dim, dim)
     norm2: Norm
-    up: Tensor  # (dim, 2 width) gated, (dim, width) otherwise
-    down: Tensor  # (width, dim)
+    up: Matrix  # (dim, 2 width) gated, (dim, width) otherwise
+    down: Matrix  # (width, dim)
     gating: str
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """x + down(act(up(norm2(x)))), x (N, dim)."""
-        hidden = torch.mm(self.norm2(x), self.up)
+        hidden = kernels.product(self.norm2(x), self.up)
         hidden = F.gelu(hidden) if self.gating == "none" else kernels.gated(hidden, self.gating)
-        return torch.addmm(x, hidden, self.down)
+        return kernels.product_onto(x, hidden, self.down)
 
 
 def take_layer(weights: Weights, config: TransformerConfig) -> Layer:
@@ -77,7 +79,7 @@ def take_layer(weights: Weights, config: TransformerConfig) -> Layer:
         out = out * weights.take("layer_scale_1.scale", dim)[:, None]
         down = down * weights.take("layer_scale_2.scale", dim)[:, None]
     norm1, norm2 = (Norm.take(weights.under(name), config.norm, dim) for name in ("norm1", "norm2"))
-    rows = kernels.in_rows
+    rows = partial(kernels.in_rows, float8=weights.float8)
     return Layer(norm1, rows(qkv), rows(out), norm2, rows(up), rows(down), config.gating)
 
 
@@ -140,7 +142,8 @@ class Transformer:
         x = x.reshape(groups * queries, dim)
         attend = kernels.plan_attention(view, self.frequencies if self.config.rope else None, pool.layers[0])
         for layer, pages in zip(self.layers, pool.layers, strict=True):
-            qkv = torch.mm(layer.norm1(x), layer.qkv).view(-1, 3, self.config.heads, self.config.head_dim)
-            x = torch.addmm(x, attend(qkv, pages), layer.out)
+            qkv = kernels.product(layer.norm1(x), layer.qkv)
+            qkv = qkv.view(-1, 3, self.config.heads, self.config.head_dim)
+            x = kernels.product_onto(x, attend(qkv, pages), layer.out)
             x = layer.feed_forward(x)
         return x.view(groups, queries, dim)
