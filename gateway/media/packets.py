@@ -12,6 +12,7 @@ import numpy as np
 
 from engine.api import EngineError, Pcm
 from engine.opus import OpusDecoder, OpusError, packet_samples
+from gateway.media import columns as c
 from gateway.media.jitter import store
 from gateway.media.rows import I16, ReceiveRows
 
@@ -101,7 +102,7 @@ class PacketDecoder:
             try:
                 pcm = _int16(self._decoder.decode(payload))
             except OpusError:
-                self._r.malformed[self._row] += 1
+                self._r.n[self._row, c.MALFORMED] += 1
                 self._end += self._decoder.samples(payload)
                 continue
             store(self._r, self._row, self._end, pcm)
@@ -112,15 +113,15 @@ class PacketDecoder:
     def fill(self) -> None:
         """Before a tick plays: bring the ring as far as that takes, if anything can."""
         r, row = self._r, self._row
-        if self._end is None or not r.playing[row]:
+        if self._end is None or not r.n[row, c.PLAYING]:
             return
-        due = int(r.next[row] + r.held[row])
-        short = due + int(r.frame[row]) - max(self._end, due)
-        if r.held[row] == 0 and short <= 0:
+        due = int(r.n[row, c.NEXT] + r.n[row, c.HELD])
+        short = due + int(r.n[row, c.FRAME]) - max(self._end, due)
+        if r.n[row, c.HELD] == 0 and short <= 0:
             return
         if self._pending:
             self._bridge(due, short)
-        elif r.held[row] > 0 or short > 0:
+        elif r.n[row, c.HELD] > 0 or short > 0:
             self._invent(short)
 
     def _bridge(self, due: int, short: int) -> None:
@@ -145,21 +146,21 @@ class PacketDecoder:
             return
         if pcm is not None:
             store(self._r, self._row, first - gap, _int16(pcm[len(pcm) - gap :]))
-            self._r.recovered[self._row] += gap
+            self._r.n[self._row, c.RECOVERED] += gap
 
     def _invent(self, count: int) -> None:
         """Lay the codec's concealment ready for the next `count` samples the row will invent."""
         r, row = self._r, self._row
-        left = int(r.spare_length[row] - r.spare_at[row])
-        if count <= left or int(r.age[row]) > CODEC_CONCEALS_MS * int(r.rate[row]) // 1000:
+        left = int(r.n[row, c.SPARE_LENGTH] - r.n[row, c.SPARE_AT])
+        if count <= left or int(r.n[row, c.AGE]) > CODEC_CONCEALS_MS * int(r.n[row, c.RATE]) // 1000:
             return
         pcm = self._decoder.conceal(count - left)
         if pcm is None:
             return
-        kept = r.spare[row, r.spare_at[row] : r.spare_length[row]].copy()
+        kept = r.spare[row, r.n[row, c.SPARE_AT] : r.n[row, c.SPARE_LENGTH]].copy()
         r.spare[row, :left] = kept
         r.spare[row, left : left + len(pcm)] = _int16(pcm)
-        r.spare_at[row], r.spare_length[row] = 0, left + len(pcm)
+        r.n[row, c.SPARE_AT], r.n[row, c.SPARE_LENGTH] = 0, left + len(pcm)
 
 
 def _int16(pcm: Pcm) -> I16:

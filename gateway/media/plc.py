@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from gateway.media import columns as c
 from gateway.media.rows import ReceiveRows
 
 I16 = NDArray[np.int16]
@@ -69,26 +70,26 @@ def best_lag(x: I16, at: int, sign: int, span: tuple[int, int], window: int, d: 
 
 def noise(r: ReceiveRows, row: int) -> int:
     """One sample of background noise, uniform, at the caller's background level."""
-    r.seed[row] = (int(r.seed[row]) * 1_103_515_245 + 12_345) & 0x7FFF_FFFF
-    width = 4 * int(r.quiet[row]) + 1
-    return (int(r.seed[row]) >> 8) % width - 2 * int(r.quiet[row])
+    r.n[row, c.SEED] = (int(r.n[row, c.SEED]) * 1_103_515_245 + 12_345) & 0x7FFF_FFFF
+    width = 4 * int(r.n[row, c.QUIET]) + 1
+    return (int(r.n[row, c.SEED]) >> 8) % width - 2 * int(r.n[row, c.QUIET])
 
 
 def prepare(r: ReceiveRows, row: int, end: int) -> None:
     """Find the pitch before line[end] and lay its last three periods out for repetition."""
-    d = int(r.rate[row]) // 8_000
+    d = int(r.n[row, c.RATE]) // 8_000
     x = r.line[row]
     window = min(WINDOW * d, end - LONGEST * d)
     lag, _ = best_lag(x, end - window, -1, (SHORTEST * d, LONGEST * d), window, d)
-    r.cycle_length[row] = lag
+    r.n[row, c.CYCLE_LENGTH] = lag
     for i in range(3 * lag):
         r.cycle[row, i] = x[end - 3 * lag + i] if 3 * lag <= end else x[end - lag + i % lag]
 
 
 def repeated(r: ReceiveRows, row: int, age: int) -> int:
     """Sample `age` of the repetition: from the last period in the first 10 ms, then from two, then three."""
-    lag = int(r.cycle_length[row])
-    ms10 = int(r.rate[row]) // 100
+    lag = int(r.n[row, c.CYCLE_LENGTH])
+    ms10 = int(r.n[row, c.RATE]) // 100
     periods = 1 if age < ms10 else 2 if age < 2 * ms10 else 3
     length = periods * lag
     offset = 3 * lag - length
@@ -100,27 +101,27 @@ def repeated(r: ReceiveRows, row: int, age: int) -> int:
         weight = place - (length - seam) + 1
         value = (value * (seam + 1 - weight) + before * weight) // (seam + 1)
     bend = ms10 // 5
-    return value + int(r.bend[row]) * (bend - age) // bend if age < bend else value
+    return value + int(r.n[row, c.BEND]) * (bend - age) // bend if age < bend else value
 
 
 def conceal(r: ReceiveRows, row: int, at: int, count: int) -> None:
     """Write `count` invented samples to line[at:], continuing what was played before."""
-    if r.age[row] == 0:
+    if r.n[row, c.AGE] == 0:
         prepare(r, row, at)
-        lag = int(r.cycle_length[row])
-        r.bend[row] = int(r.line[row, at - 1]) - int(r.line[row, at - lag - 1])
-    ms10 = int(r.rate[row]) // 100
+        lag = int(r.n[row, c.CYCLE_LENGTH])
+        r.n[row, c.BEND] = int(r.line[row, at - 1]) - int(r.line[row, at - lag - 1])
+    ms10 = int(r.n[row, c.RATE]) // 100
     for i in range(count):
         r.line[row, at + i] = invented(r, row, ms10)
 
 
 def invented(r: ReceiveRows, row: int, ms10: int) -> int:
     """The next sample of a concealment: the codec's own where it gave one, else the fading repetition."""
-    age = int(r.age[row])
-    r.age[row] += 1
-    if r.spare_at[row] < r.spare_length[row]:
-        value = int(r.spare[row, r.spare_at[row]])
-        r.spare_at[row] += 1
+    age = int(r.n[row, c.AGE])
+    r.n[row, c.AGE] += 1
+    if r.n[row, c.SPARE_AT] < r.n[row, c.SPARE_LENGTH]:
+        value = int(r.spare[row, r.n[row, c.SPARE_AT]])
+        r.n[row, c.SPARE_AT] += 1
         return value
     gain = 256 if age < ms10 else max(0, 256 - 256 * (age - ms10) // (5 * ms10))
     if gain == 0:
@@ -131,8 +132,8 @@ def invented(r: ReceiveRows, row: int, ms10: int) -> int:
 
 def merge(r: ReceiveRows, row: int, at: int, count: int) -> None:
     """Cross-fade from the concealment, continued, into the real audio at line[at : at + count]."""
-    ms = int(r.rate[row]) // 1000
-    length = min(count, min(10 * ms, 4 * ms + int(r.age[row]) // 4))
+    ms = int(r.n[row, c.RATE]) // 1000
+    length = min(count, min(10 * ms, 4 * ms + int(r.n[row, c.AGE]) // 4))
     for i in range(length):
         old = invented(r, row, 10 * ms)
         new = int(r.line[row, at + i])

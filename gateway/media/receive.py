@@ -10,9 +10,11 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from gateway.media import columns as c
 from gateway.media import g711
 from gateway.media.digits import Digits
 from gateway.media.latch import Latch
+from gateway.media.linked import Steps
 from gateway.media.messages import Address, OpusMedia, RtpMedia
 from gateway.media.opus_port import OpusPort
 from gateway.media.packets import OpusRow, PacketDecoder, RowDecoder
@@ -27,7 +29,7 @@ from gateway.media.rows import (
     forget,
     receive_rows,
 )
-from gateway.media.rtp_step import ENCODED, TELEPHONE_EVENT, header_of, payload_span, pull_rows, take_packets
+from gateway.media.rtp_step import ENCODED, TELEPHONE_EVENT, header_of, payload_span
 from gateway.media.stream import PLAYABLE, accept
 from gateway.media.udp_wire import Arrivals, UdpWire
 
@@ -50,8 +52,9 @@ def codec_of(media: RtpMedia) -> tuple[int, int, int]:
 class Receiver:
     """All rows' incoming audio; on_key(row, digit, ms) and on_latched(row, remote) are told what happened."""
 
-    def __init__(self, count: int, wire: UdpWire, limit_ms: int, min_delay_ms: int) -> None:
+    def __init__(self, count: int, wire: UdpWire, steps: Steps, limit_ms: int, min_delay_ms: int) -> None:
         self.r: ReceiveRows = receive_rows(count)
+        self._steps = steps
         self.wire = wire
         self.latches: dict[int, Latch] = {}
         self.ports: dict[int, OpusPort] = {}
@@ -77,16 +80,16 @@ class Receiver:
         self.latches[row].enabled = media.latch
         if not self.latches[row].latched:
             self.wire.disconnect(row)
-        if codec_of(media)[:2] != (self.r.codec[row], self.r.rate[row]) or row in self._decoders:
+        if codec_of(media)[:2] != (self.r.n[row, c.CODEC], self.r.n[row, c.RATE]) or row in self._decoders:
             self._agree(row, media)
-        self.r.payload_type[row] = media.payload_type
-        self.r.dtmf_type[row] = -1 if media.dtmf_payload_type is None else media.dtmf_payload_type
+        self.r.n[row, c.PAYLOAD_TYPE] = media.payload_type
+        self.r.n[row, c.DTMF_TYPE] = -1 if media.dtmf_payload_type is None else media.dtmf_payload_type
 
     def _agree(self, row: int, media: RtpMedia) -> None:
         kind, rate, clock = codec_of(media)
         self._configure(row, kind, rate, clock)
-        self.r.payload_type[row] = media.payload_type
-        self.r.dtmf_type[row] = -1 if media.dtmf_payload_type is None else media.dtmf_payload_type
+        self.r.n[row, c.PAYLOAD_TYPE] = media.payload_type
+        self.r.n[row, c.DTMF_TYPE] = -1 if media.dtmf_payload_type is None else media.dtmf_payload_type
         self._digits[row] = Digits(clock)
         self._decoders.pop(row, None)
         if kind == PACKETS:
@@ -94,12 +97,12 @@ class Receiver:
 
     def _configure(self, row: int, kind: int, rate: int, clock: int) -> None:
         configure(self.r, row, kind, rate, clock, self._limit_ms)
-        self.r.floor_need[row] = self._min_delay_ms * rate // 1000
+        self.r.n[row, c.FLOOR_NEED] = self._min_delay_ms * rate // 1000
 
     def open_opus(self, row: int, media: OpusMedia, port: OpusPort, now: float) -> None:
         forget(self.r, row)
         self._configure(row, *CODECS["OPUS"])
-        self.r.payload_type[row] = media.payload_type
+        self.r.n[row, c.PAYLOAD_TYPE] = media.payload_type
         self.last_packet[row] = now
         self.ports[row] = port
         decoder: RowDecoder = OpusRow()
@@ -126,10 +129,10 @@ class Receiver:
 
     def _take(self, came: Arrivals, tick: int, now: float) -> None:
         left = np.zeros(len(came.rows), np.int64)
-        known = self.r.received[came.rows] + self.r.rejected[came.rows]
+        known = self.r.n[came.rows, c.RECEIVED] + self.r.n[came.rows, c.REJECTED]
         times = (tick, came.arrivals, now - RELIABLE_S)
-        take_packets(self.r, came.rows, came.data, came.sizes, times, self._tables, left)
-        moved = self.r.received[came.rows] + self.r.rejected[came.rows] > known
+        self._steps.take_packets(self.r, came.rows, came.data, came.sizes, times, self._tables, left)
+        moved = self.r.n[came.rows, c.RECEIVED] + self.r.n[came.rows, c.REJECTED] > known
         self.last_packet[came.rows[moved]] = now
         for k in np.flatnonzero(left).tolist():
             self._take_rest(int(left[k]), came, k, tick, now)
@@ -156,15 +159,15 @@ class Receiver:
     ) -> None:
         decoder = self._decoders[row]
         samples = decoder.samples(payload)
-        streams = self.r.resynced[row]
+        streams = self.r.n[row, c.RESYNCED]
         verdict, start = accept(self.r, row, *when, header, samples)
-        if self.r.resynced[row] != streams:
+        if self.r.n[row, c.RESYNCED] != streams:
             decoder.restart()
-        self.r.octets[row] += len(payload)
+        self.r.n[row, c.OCTETS] += len(payload)
         if verdict == PLAYABLE and samples:
             decoder.add(start, payload)
         elif verdict == PLAYABLE and payload:
-            self.r.malformed[row] += 1
+            self.r.n[row, c.MALFORMED] += 1
 
     def _admitted(self, came: Arrivals) -> Arrivals:
         """Only what the latches believe; packets kept while a latch was deciding come first."""
@@ -190,7 +193,7 @@ class Receiver:
         before = latch.latched
         admitted = latch.admit(source, datagram)
         if admitted is None:
-            self.r.rejected[row] += 1
+            self.r.n[row, c.REJECTED] += 1
             return []
         if latch.latched and not before:
             self.wire.connect(row, source)
@@ -207,5 +210,5 @@ class Receiver:
         for decoder in self._decoders.values():
             decoder.fill()
         out, invented = self._pcm[: len(rows)], self._invented[: len(rows)]
-        pull_rows(self.r, rows, tick, out, invented)
+        self._steps.pull_rows(self.r, rows, tick, out, invented)
         return out, invented

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from engine.api import Pcm
 from engine.rows import RING, AudioRows
+from gateway.media import columns as c
 from gateway.media import commands as ask
+from gateway.media.linked import steps
 from gateway.media.messages import (
     Address,
     Closed,
@@ -64,7 +66,8 @@ class RowAudio:
         count = rows.count
         self.rows, self.settings, self.processing, self.emit = rows, settings, processing, emit
         self.wire = UdpWire(count, settings.kernel_times)
-        self.receiver = Receiver(count, self.wire, settings.max_delay_ms, settings.min_delay_ms)
+        found = steps(settings.compiled)
+        self.receiver = Receiver(count, self.wire, found, settings.max_delay_ms, settings.min_delay_ms)
         self.receiver.on_key, self.receiver.on_latched = self._on_key, self._on_latched
         self.transmitter = Transmitter(count, self.wire, settings.opus_complexity)
         self.playout = Playout(rows, settings.comfort_noise_dbfs)
@@ -211,7 +214,7 @@ class RowAudio:
 
     def _watch_packets(self) -> None:
         """First packets and silences."""
-        fresh = self._open & ~self._met & (self.receiver.r.received > 0)
+        fresh = self._open & ~self._met & (self.receiver.r.n[:, c.RECEIVED] > 0)
         for row in np.flatnonzero(fresh).tolist():
             self._met[row] = True
             self.emit(FirstPacket(*self._stamp(row)))
@@ -238,29 +241,29 @@ class RowAudio:
     def stats(self, row: int) -> MediaStats:
         """The row's counters in the words of signalling."""
         r, sender, latch = self.receiver.r, self.transmitter, self.receiver.latches.get(row)
-        rate, clock = max(1, int(r.rate[row])), max(1, int(r.clock[row]))
-        expected = int(r.top[row] - r.base[row]) + 1 if r.seen[row] else 0
+        rate, clock = max(1, int(r.n[row, c.RATE])), max(1, int(r.n[row, c.CLOCK]))
+        expected = int(r.n[row, c.TOP] - r.n[row, c.BASE]) + 1 if r.n[row, c.SEEN] else 0
         wide = WIDE / rate
         return MediaStats(
-            packets_received=int(r.received[row]),
+            packets_received=int(r.n[row, c.RECEIVED]),
             packets_sent=int(sender.packets_sent[row]),
-            octets_received=int(r.octets[row]),
+            octets_received=int(r.n[row, c.OCTETS]),
             octets_sent=int(sender.octets_sent[row]),
-            lost=int(r.lost_before[row]) + expected - int(r.stream_received[row]),
-            late=int(r.late[row]),
-            duplicated=int(r.duplicated[row]),
-            reordered=int(r.reordered[row]),
-            unknown_payload=int(r.unknown[row]),
-            malformed=int(r.malformed[row]),
-            rejected=int(r.rejected[row]),
-            resynced=int(r.resynced[row]),
-            concealed_samples=round(int(r.concealed[row]) * wide),
-            recovered_samples=round(int(r.recovered[row]) * wide),
-            stretched_samples=round(int(r.stretched[row]) * wide),
-            squeezed_samples=round(int(r.squeezed[row]) * wide),
-            jitter_ms=float(r.jitter[row]) * 1000 / clock,
-            delay_ms=max(0, int(r.high[row] - r.next[row])) * 1000 / rate,
-            target_ms=max(0, int(r.up[row] - r.needs[row].min())) * 1000 / rate if r.need_count[row] else 0.0,
+            lost=int(r.n[row, c.LOST_BEFORE]) + expected - int(r.n[row, c.STREAM_RECEIVED]),
+            late=int(r.n[row, c.LATE]),
+            duplicated=int(r.n[row, c.DUPLICATED]),
+            reordered=int(r.n[row, c.REORDERED]),
+            unknown_payload=int(r.n[row, c.UNKNOWN]),
+            malformed=int(r.n[row, c.MALFORMED]),
+            rejected=int(r.n[row, c.REJECTED]),
+            resynced=int(r.n[row, c.RESYNCED]),
+            concealed_samples=round(int(r.n[row, c.CONCEALED]) * wide),
+            recovered_samples=round(int(r.n[row, c.RECOVERED]) * wide),
+            stretched_samples=round(int(r.n[row, c.STRETCHED]) * wide),
+            squeezed_samples=round(int(r.n[row, c.SQUEEZED]) * wide),
+            jitter_ms=float(r.f[row, c.JITTER]) * 1000 / clock,
+            delay_ms=max(0, int(r.n[row, c.HIGH] - r.n[row, c.NEXT])) * 1000 / rate,
+            target_ms=max(0, int(r.n[row, c.UP] - r.needs[row].min())) * 1000 / rate,
             playout_ms=self.playout.queued(row) * 1000 / WIDE,
             underrun_samples=int(self.playout.underrun[row]),
             samples_in=int(self.rows.heard_end[row]) if self._started[row] else 0,

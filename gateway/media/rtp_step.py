@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from gateway.media import columns as c
 from gateway.media.jitter import pull, store
 from gateway.media.rows import L16, PACKETS, ReceiveRows
 from gateway.media.stream import PLAYABLE, accept
@@ -50,9 +51,9 @@ def samples_of(data: U8, start: int, end: int, codec: int, tables: I16) -> I16:
     """The audio of a payload whose samples stand alone: G.711 by table, L16 big-endian."""
     if codec == L16:
         count = (end - start) // 2
-        high = data[start : start + 2 * count : 2].astype(np.int16)
-        low = data[start + 1 : start + 2 * count : 2].astype(np.int16)
-        return (high << 8) | low
+        high = data[start : start + 2 * count : 2].astype(np.int64)
+        low = data[start + 1 : start + 2 * count : 2].astype(np.int64)
+        return (high * 256 + low).astype(np.int16)
     pcm: I16 = tables[codec][data[start:end]]
     return pcm
 
@@ -68,23 +69,23 @@ def take_packet(
         return RTCP
     start, end = payload_span(data, size)
     if start == 0:
-        r.malformed[row] += 1
+        r.n[row, c.MALFORMED] += 1
         return DONE
     kind = int(data[1]) & 127
-    if kind == r.dtmf_type[row]:
+    if kind == r.n[row, c.DTMF_TYPE]:
         return TELEPHONE_EVENT
-    if kind != r.payload_type[row] and kind != COMFORT_NOISE:
-        r.unknown[row] += 1
+    if kind != r.n[row, c.PAYLOAD_TYPE] and kind != COMFORT_NOISE:
+        r.n[row, c.UNKNOWN] += 1
         return DONE
-    if kind == r.payload_type[row] and r.codec[row] == PACKETS:
+    if kind == r.n[row, c.PAYLOAD_TYPE] and r.n[row, c.CODEC] == PACKETS:
         return ENCODED
     samples = 0
     if kind != COMFORT_NOISE:
-        samples = (end - start) // 2 if r.codec[row] == L16 else end - start
+        samples = (end - start) // 2 if r.n[row, c.CODEC] == L16 else end - start
     verdict, at = accept(r, row, when[0], when[1], when[2], header_of(data), samples)
     if verdict == PLAYABLE and samples > 0:
-        store(r, row, at, samples_of(data, start, end, int(r.codec[row]), tables))
-    r.octets[row] += end - start
+        store(r, row, at, samples_of(data, start, end, int(r.n[row, c.CODEC]), tables))
+    r.n[row, c.OCTETS] += end - start
     return DONE
 
 
@@ -107,6 +108,6 @@ def pull_rows(r: ReceiveRows, rows: I64, tick: int, out: I16, invented: I64) -> 
     for k in range(len(rows)):
         row = rows[k]
         invented[k] = pull(r, row, tick)
-        n = r.frame[row]
+        n = r.n[row, c.FRAME]
         end = 4 * n
         out[k, :n] = r.line[row, end - n : end]

@@ -8,6 +8,7 @@ and run without it.
 
 from __future__ import annotations
 
+from gateway.media import columns as c
 from gateway.media.rows import MISSING, NOTHING, ReceiveRows
 
 PLAYABLE, LATE, DUPLICATE, FOREIGN = 0, 1, 2, 3
@@ -28,77 +29,77 @@ def wrapped(difference: int, bits: int) -> int:
 
 def begin(r: ReceiveRows, row: int, seq: int, ts: int, ssrc: int) -> None:
     """A stream starts (again) with this packet."""
-    if r.seen[row]:
-        r.lost_before[row] += r.top[row] - r.base[row] + 1 - r.stream_received[row]
-        r.resynced[row] += 1
+    if r.n[row, c.SEEN]:
+        r.n[row, c.LOST_BEFORE] += r.n[row, c.TOP] - r.n[row, c.BASE] + 1 - r.n[row, c.STREAM_RECEIVED]
+        r.n[row, c.RESYNCED] += 1
         r.ring[row, :] = MISSING
-    r.seen[row] = 1
-    r.ssrc[row], r.reference[row] = ssrc, ts
-    r.top[row], r.base[row], r.window[row] = seq - 1, seq, 0
-    r.stream_received[row], r.playing[row], r.held[row] = 0, 0, 0
-    r.other_ssrc[row], r.last_ts[row] = -1, -1
-    r.need[row], r.need_count[row] = NOTHING, 0
+    r.n[row, c.SEEN] = 1
+    r.n[row, c.SSRC], r.n[row, c.REFERENCE] = ssrc, ts
+    r.n[row, c.TOP], r.n[row, c.BASE], r.n[row, c.WINDOW] = seq - 1, seq, 0
+    r.n[row, c.STREAM_RECEIVED], r.n[row, c.PLAYING], r.n[row, c.HELD] = 0, 0, 0
+    r.n[row, c.OTHER_SSRC], r.n[row, c.LAST_TS] = -1, -1
+    r.n[row, c.NEED], r.n[row, c.NEED_COUNT] = NOTHING, 0
 
 
 def replaces(r: ReceiveRows, row: int, seq: int, ts: int, ssrc: int) -> bool:
     """Whether a packet outside the stream is the second of a new one; if not it is kept as the first."""
-    step = wrapped(seq - r.other_seq[row], 16)
-    advance = wrapped(ts - r.other_ts[row], 32)
-    if ssrc == r.other_ssrc[row] and 0 < step <= 2 and 0 <= advance <= r.clock[row]:
+    step = wrapped(seq - r.n[row, c.OTHER_SEQ], 16)
+    advance = wrapped(ts - r.n[row, c.OTHER_TS], 32)
+    if ssrc == r.n[row, c.OTHER_SSRC] and 0 < step <= 2 and 0 <= advance <= r.n[row, c.CLOCK]:
         return True
-    r.other_ssrc[row], r.other_seq[row], r.other_ts[row] = ssrc, seq, ts
+    r.n[row, c.OTHER_SSRC], r.n[row, c.OTHER_SEQ], r.n[row, c.OTHER_TS] = ssrc, seq, ts
     return False
 
 
 def position(r: ReceiveRows, row: int, ts: int) -> int:
     """The sample (at the leg's rate) where a timestamp lies."""
-    extended = int(r.reference[row]) + wrapped(ts - int(r.reference[row]), 32)
-    return extended * int(r.rate[row]) // int(r.clock[row])
+    extended = int(r.n[row, c.REFERENCE]) + wrapped(ts - int(r.n[row, c.REFERENCE]), 32)
+    return extended * int(r.n[row, c.RATE]) // int(r.n[row, c.CLOCK])
 
 
 def strays(r: ReceiveRows, row: int, due: int, seq: int, ts: int, ssrc: int, audio: bool) -> bool:
     """Whether a packet's numbers are far from the stream's."""
-    if ssrc != r.ssrc[row]:
+    if ssrc != r.n[row, c.SSRC]:
         return True
-    step = wrapped(seq - int(r.top[row]), 16)
+    step = wrapped(seq - int(r.n[row, c.TOP]), 16)
     if step > FAR or step <= -WINDOW:
         return True
-    if not audio or not r.playing[row]:
+    if not audio or not r.n[row, c.PLAYING]:
         return False
-    frame = int(r.frame[row])
+    frame = int(r.n[row, c.FRAME])
     delay = due * frame - position(r, row, ts)
-    expected = due * frame - int(r.next[row]) - int(r.held[row])
+    expected = due * frame - int(r.n[row, c.NEXT]) - int(r.n[row, c.HELD])
     return delay < expected - 50 * frame or delay > expected + 100 * frame
 
 
 def enter(r: ReceiveRows, row: int, seq: int) -> bool:
     """Count a packet of the stream; False when it had come before."""
-    step = wrapped(seq - int(r.top[row]), 16)
-    window = int(r.window[row])
+    step = wrapped(seq - int(r.n[row, c.TOP]), 16)
+    window = int(r.n[row, c.WINDOW])
     if step > 0:
         window = ((window << step) | 1) & _BITS if step < WINDOW else 1
-        r.top[row] += step
+        r.n[row, c.TOP] += step
     else:
         bit = 1 << -step
         if window & bit:
-            r.duplicated[row] += 1
+            r.n[row, c.DUPLICATED] += 1
             return False
         window |= bit
-        r.reordered[row] += 1
-    r.window[row] = window
-    r.stream_received[row] += 1
-    r.received[row] += 1
+        r.n[row, c.REORDERED] += 1
+    r.n[row, c.WINDOW] = window
+    r.n[row, c.STREAM_RECEIVED] += 1
+    r.n[row, c.RECEIVED] += 1
     return True
 
 
 def measure_jitter(r: ReceiveRows, row: int, ts: int, arrival: float) -> None:
     """Interarrival jitter, RFC 3550 §6.4.1 and appendix A.8."""
-    if r.last_ts[row] >= 0:
-        apart = wrapped(ts - int(r.last_ts[row]), 32)
-        change = abs((arrival - r.last_arrival[row]) * r.clock[row] - apart)
-        if change < r.clock[row]:
-            r.jitter[row] += (change - r.jitter[row]) / 16.0
-    r.last_ts[row], r.last_arrival[row] = ts, arrival
+    if r.n[row, c.LAST_TS] >= 0:
+        apart = wrapped(ts - int(r.n[row, c.LAST_TS]), 32)
+        change = abs((arrival - r.f[row, c.LAST_ARRIVAL]) * r.n[row, c.CLOCK] - apart)
+        if change < r.n[row, c.CLOCK]:
+            r.f[row, c.JITTER] += (change - r.f[row, c.JITTER]) / 16.0
+    r.n[row, c.LAST_TS], r.f[row, c.LAST_ARRIVAL] = ts, arrival
 
 
 def accept(
@@ -111,29 +112,29 @@ def accept(
     """
     seq, ts, ssrc = header
     audio = samples > 0
-    if not r.seen[row]:
+    if not r.n[row, c.SEEN]:
         begin(r, row, seq, ts, ssrc)
     elif strays(r, row, due, seq, ts, ssrc, audio):
         if not replaces(r, row, seq, ts, ssrc):
-            r.rejected[row] += 1
+            r.n[row, c.REJECTED] += 1
             return FOREIGN, 0
         begin(r, row, seq, ts, ssrc)
     else:
-        r.other_ssrc[row] = -1
+        r.n[row, c.OTHER_SSRC] = -1
     if not enter(r, row, seq):
         return DUPLICATE, 0
     if not audio:
         return PLAYABLE, 0
     measure_jitter(r, row, ts, arrival)
     start = position(r, row, ts)
-    need = due * int(r.frame[row]) - start
-    if not r.playing[row]:
-        r.playing[row], r.fresh[row], r.age[row] = 1, 1, 0
-        r.next[row] = (tick - due) * r.frame[row] + start - r.frame[row]
-        r.high[row] = r.low[row] = r.next[row]
-    r.need[row] = max(int(r.need[row]), need)
-    r.reference[row] += max(0, wrapped(ts - int(r.reference[row]), 32))
-    if start + samples <= r.next[row]:
-        r.late[row] += 1
+    need = due * int(r.n[row, c.FRAME]) - start
+    if not r.n[row, c.PLAYING]:
+        r.n[row, c.PLAYING], r.n[row, c.FRESH], r.n[row, c.AGE] = 1, 1, 0
+        r.n[row, c.NEXT] = (tick - due) * r.n[row, c.FRAME] + start - r.n[row, c.FRAME]
+        r.n[row, c.HIGH] = r.n[row, c.LOW] = r.n[row, c.NEXT]
+    r.n[row, c.NEED] = max(int(r.n[row, c.NEED]), need)
+    r.n[row, c.REFERENCE] += max(0, wrapped(ts - int(r.n[row, c.REFERENCE]), 32))
+    if start + samples <= r.n[row, c.NEXT]:
+        r.n[row, c.LATE] += 1
         return LATE, start
     return PLAYABLE, start

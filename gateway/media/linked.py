@@ -1,0 +1,107 @@
+"""The receive path's functions, compiled together by numba, or as they are.
+
+Both are the same source, so equal output needs no faith; without numba only time is lost. Compiled code is
+kept in a folder named after a digest of the sources: a changed function never meets another's old code.
+MOSHI_NUMBA=0 turns compiling off.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import time
+from functools import cache
+from pathlib import Path
+from types import FunctionType, ModuleType
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from gateway.media import columns, g711, jitter, plc, rows, rtp_step, stream
+from gateway.media.compiled import _cache_dir
+from gateway.media.rows import I16, I64, LARGEST_FRAME, ReceiveRows
+from gateway.media.rtp_step import F64, U8
+
+log = logging.getLogger(__name__)
+
+_MODULES: tuple[tuple[ModuleType, str], ...] = (
+    (plc, "_normalised likeness_by_loops best_lag noise prepare repeated invented conceal merge"),
+    (plc, "squeeze stretch"),
+    (stream, "wrapped begin replaces position strays enter measure_jitter accept"),
+    (jitter, "note_stored store note_need first_stored run_length settle take peek is_pause discard"),
+    (jitter, "shrink grow scale_time note_background piece pull"),
+    (rtp_step, "payload_span header_of samples_of take_packet take_packets pull_rows"),
+)
+"""Callees before callers."""
+_STANDS_IN = {"likeness_by_loops": "likeness"}
+"""Written once for the compiler and once for numpy."""
+
+
+class TakePackets(Protocol):
+    def __call__(
+        self, r: ReceiveRows, rows: I64, data: U8, sizes: I64, times: tuple[int, F64, float],
+        tables: I16, left: I64,
+    ) -> None: ...  # fmt: skip
+
+
+class PullRows(Protocol):
+    def __call__(self, r: ReceiveRows, rows: I64, tick: int, out: I16, invented: I64) -> None: ...
+
+
+class Steps(NamedTuple):
+    """What a tick calls, see rtp_step."""
+
+    take_packets: TakePackets
+    pull_rows: PullRows
+    compiled: bool
+
+
+PLAIN = Steps(rtp_step.take_packets, rtp_step.pull_rows, False)
+
+
+@cache
+def steps(compiled: bool) -> Steps:
+    """The steps, compiled if wanted and possible. The first time takes seconds, later ones load the cache."""
+    if not compiled or os.environ.get("MOSHI_NUMBA", "1") == "0":
+        return PLAIN
+    try:
+        import numba
+        from numba.core import config as numba_config
+    except ImportError:
+        log.warning("numba is not usable: phone calls take several times the processor time")
+        return PLAIN
+    began = time.perf_counter()
+    config: Any = numba_config
+    usual = config.CACHE_DIR
+    config.CACHE_DIR = str(_cache_dir() / f"media-{_digest()}")
+    scope: dict[str, Any] = {}
+    for module in (rows, plc, stream, jitter, rtp_step):
+        scope.update(vars(module))
+    for module, names in _MODULES:
+        for name in names.split():
+            function = getattr(module, name)
+            copy = FunctionType(function.__code__, scope, name, function.__defaults__)
+            scope[_STANDS_IN.get(name, name)] = numba.njit(nogil=True, cache=True)(copy)
+    config.CACHE_DIR = usual
+    found = Steps(scope["take_packets"], scope["pull_rows"], True)
+    _warm(found)
+    log.info("media steps ready in %.1f s", time.perf_counter() - began)
+    return found
+
+
+def _digest() -> str:
+    digest = hashlib.sha256()
+    for module in (columns, rows, plc, stream, jitter, rtp_step):
+        digest.update(Path(str(module.__file__)).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _warm(found: Steps) -> None:
+    """Compile for the types that ticks use."""
+    r = rows.receive_rows(1)
+    rows.configure(r, 0, rows.PCMU, 8_000, 8_000, 400)
+    one = np.zeros(1, np.int64)
+    times = (1, np.zeros(1), 0.0)
+    found.take_packets(r, one, np.zeros((1, 1_500), np.uint8), one.copy(), times, g711.DECODE, one.copy())
+    found.pull_rows(r, one, 1, np.zeros((1, LARGEST_FRAME), np.int16), one.copy())
