@@ -20,10 +20,7 @@ log = logging.getLogger(__name__)
 
 class Endpoint:
     """Everything belongs to the loop that opens it. `on_event` takes the agent's events in order; what it
-    raises is our own bug: it is logged, and ends nothing.
-
-    After acting on the agent from outside, call transmit().
-    """
+    raises is a bug: it is logged and ends nothing. After acting on the agent from outside, transmit()."""
 
     def __init__(self, agent: UserAgent, on_event: Callable[[Event], None]) -> None:
         self.agent = agent

@@ -11,8 +11,9 @@ from sip.call import SipCall
 from sip.calls import Calls
 from sip.core import ALLOW, SUPPORTED, UNDERSTOOD, Core
 from sip.errors import PeerError
-from sip.events import Address, CallOffered, Party, Transport
-from sip.headers import NameAddr, parse_params
+from sip.events import Address, CallOffered, Transport
+from sip.headers import parse_params
+from sip.identity import party_of
 from sip.incoming import IncomingCall
 from sip.message import MalformedMessage, Request, Response, check_message, parse_message
 from sip.replies import reply
@@ -293,14 +294,6 @@ def transaction_key(request: Request, method: str) -> tuple[str, ...]:
         return branch, via.sent_by, method
     # The old matching: everything that made a request unique in RFC 2543.
     return request.call_id, request.from_.tag or "", str(request.cseq.number), method, str(via)
-
-
-def party_of(address: NameAddr) -> Party:
-    try:
-        uri = parse_uri(address.uri)
-    except PeerError:
-        return Party(address.uri, "", "", address.display_name)
-    return Party(address.uri, uri.user_text, uri.host, address.display_name)
 
 
 def _check_accept(request: Request) -> None:
