@@ -90,9 +90,9 @@ class Heard:
     """What came back, as it was played."""
 
     def round_trip_ms(self, window_s: float = 0.5, longest_s: float = 1.0) -> float:
-        """Median over the windows of the delay of `received` behind `sent`."""
+        """Median over every other window of the delay of `received` behind `sent`."""
         size, longest = int(window_s * MEASURED), int(longest_s * MEASURED)
-        starts = range(longest, len(self.received) - size + 1, size)
+        starts = range(longest, len(self.received) - size + 1, 2 * size)
         lags = [
             align(self.received[at : at + size], self.sent[at - longest : at + size], longest).lag
             for at in starts
@@ -101,8 +101,13 @@ class Heard:
 
     def likeness(self) -> float:
         """Median correlation of windows of 0.1 s, each at its own delay: one pitch period put in or left out
-        by a jitter buffer turns a longer window against itself."""
-        return likeness(self.received, self.sent, MEASURED, 0.1)
+        by a jitter buffer turns a longer window against itself. Of every 5 s, one is looked at."""
+        second = MEASURED
+        found = [
+            likeness(self.received[at : at + second], self.sent[at - second : at + second], MEASURED, 0.1)
+            for at in range(second, len(self.received) - second + 1, 5 * second)
+        ]
+        return float(np.median(found))
 
     def silences(self, ms: int = 20) -> list[float]:
         """When (s) frames 20 dB below the median began: gaps, in a sound that is never silent."""

@@ -87,26 +87,34 @@ async def recorded_call(gateway: LiveGateway, microphone: Path) -> AsyncIterator
         yield page
 
 
+@pytest.mark.timeout(400)
 async def test_what_comes_back_is_what_was_said_without_a_gap_for_a_minute(microphone: Path) -> None:
-    async with live_gateway() as gateway:
-        async with recorded_call(gateway, microphone) as page:
-            with StallWatch() as machine:
-                heard = await record(page, 60.0)
-        await gateway.until_calls(0)
-    alike, gaps = heard.likeness(), heard.silences()
-    print(f"likeness {alike:.3f}, round trip {heard.round_trip_ms():.0f} ms, gaps {gaps}")
-    assert len(heard.received) >= 58 * MEASURED
-    assert alike >= 0.95
-    assert len(gaps) <= len(machine.stalls_s), f"{gaps}; the machine stood still for {machine.stalls_s} s"
+    for _ in range(ATTEMPTS):
+        heard, machine = await minute(microphone)
+        gaps = [at for at in heard.silences() if not machine.explains(at)]
+        alike = heard.likeness()
+        print(f"likeness {alike:.3f}, round trip {heard.round_trip_ms():.0f} ms, {len(gaps)} gaps")
+        assert len(heard.received) >= 58 * MEASURED
+        assert alike >= 0.95
+        if not gaps or not machine.stalls:
+            break
+    assert not gaps, f"the machine stood still: {machine.stalls}"
 
 
+async def minute(microphone: Path) -> tuple[Heard, StallWatch]:
+    async with live_gateway() as gateway, recorded_call(gateway, microphone) as page:
+        with StallWatch() as machine:
+            return await record(page, 60.0), machine
+
+
+@pytest.mark.timeout(200)
 @pytest.mark.parametrize("direction", ["to the gateway", "to the browser"])
 async def test_a_lost_packet_does_not_slow_the_rest_of_the_call(microphone: Path, direction: str) -> None:
     for _ in range(ATTEMPTS):
         with StallWatch() as machine:
             before, after = await round_trips_around_a_loss(microphone, direction)
         print(f"round trip {before:.0f} ms, 2 s after a loss {direction} {after:.0f} ms")
-        if after <= before + 40 or not machine.stalls_s:
+        if after <= before + 40 or not machine.stalls:
             break
     assert after <= before + 40
 
