@@ -63,6 +63,10 @@ class Switchboard:
         """Ended calls since the start, by leg and who ended them."""
         self._admitted_listeners: list[Callable[[Call], None]] = []
 
+    def on_row(self, row: int) -> Call | None:
+        """The live call that owns a row."""
+        return self._rows.get(row)
+
     def on_admitted(self, listener: Callable[[Call], None]) -> None:
         """Be told of every call that is let in, before its leg answers."""
         self._admitted_listeners.append(listener)

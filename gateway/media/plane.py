@@ -158,6 +158,11 @@ class MediaPlane:
         when it has not, or was cut, or is longer ago than 2 s."""
         return self._audio.sent_at(row, sample)
 
+    def spoken_of(self, row: int, sent: int) -> int:
+        """How many samples of `rows.spoken` were among the first `sent` that went out on the row: what the
+        caller was sent of the agent, comfort noise left out."""
+        return self._audio.spoken_of(row, sent)
+
     def take_events(self) -> list[MediaEvent]:
         """What happened since the last call, oldest first; at most 10,000 are kept (oldest dropped)."""
         taken: list[MediaEvent] = []

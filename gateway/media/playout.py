@@ -85,6 +85,16 @@ class Playout:
                 return tick - back
         return None
 
+    def spoken_of(self, row: int, sent: int, tick: int) -> int:
+        """Samples of `spoken` among the first `sent` handed out; `tick` is the latest. What is longer ago
+        than REMEMBERED ticks counts as nothing."""
+        first = max(0, int(self.sent[row]) - sent) // BLOCK
+        for back in range(first, REMEMBERED):
+            origin = int(self._origins[row, (tick - back) % REMEMBERED])
+            if origin >= 0:
+                return origin + BLOCK
+        return 0
+
     def next_blocks(self, rows: Rows, started: NDArray[np.bool_], tick: int) -> Pcm:
         """20 ms of each row, (n, 480); rows not started give noise."""
         queued = np.where(started, self._rows.spoken_end[rows] - self.cursor[rows], 0)

@@ -238,6 +238,9 @@ class RowAudio:
         handed = self.playout.sent_tick(row, sample, self.tick)
         return None if handed is None or handed == self.tick else (handed + 1) * TICK_S
 
+    def spoken_of(self, row: int, sent: int) -> int:
+        return self.playout.spoken_of(row, sent, self.tick)
+
     def stats(self, row: int) -> MediaStats:
         """The row's counters in the words of signalling."""
         r, sender, latch = self.receiver.r, self.transmitter, self.receiver.latches.get(row)
