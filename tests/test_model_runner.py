@@ -258,6 +258,24 @@ def test_padded_batches_of_fixed_buffers_give_what_exact_batches_give(folder: Pa
         np.testing.assert_allclose(left.pcm, right.pcm, atol=1e-5)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_a_gpu_graphs_and_kernels_say_what_the_cpu_says(folder: Path) -> None:
+    cpu = runner(folder, 3)
+    gpu = ModelRunner.load(Checkpoint.find(folder), 3, RunnerOptions(device="cuda", dtype="float32"))
+    random, agreed, total = np.random.default_rng(6), 0, 0
+    for engine in (cpu, gpu):
+        for slot, prompt in enumerate((None, "hello", None)):
+            engine.open(slot, Persona(temperature=0.0, text_temperature=0.0, text_prompt=prompt))
+    for _ in range(40):
+        pcm, active = noise(random, 3), random.random(3) < 0.7
+        left, right = cpu.step(pcm, active), gpu.step(pcm, active)
+        np.testing.assert_array_equal(left.valid, right.valid)
+        agreed += int((left.text == right.text).sum())
+        total += 3
+    assert agreed / total > 0.95
+
+
 def test_the_same_seed_writes_the_same_checkpoint(tmp_path: Path, folder: Path) -> None:
     write_checkpoint(tmp_path, 3, SMALL_LM, SMALL_MIMI)
     for name in (
