@@ -153,7 +153,7 @@ def gaps(heard: Signal, sent: Signal, rate: int = 8_000, ms: int = 20) -> list[G
     """
     size = rate * ms // 1000
     hop = size // 4
-    places = _without_excursions(_places(heard, sent, size, hop, rate))
+    places = _with_splices(_without_excursions(_places(heard, sent, size, hop, rate)))
     found: list[Gap] = []
     run = 0
     for index, place in enumerate([*places, 0]):
@@ -197,6 +197,20 @@ def _without_excursions(places: list[int | None], longest: int = 12) -> list[int
             kept[index] = None
         else:
             home = place
+    return kept
+
+
+def _with_splices(places: list[int | None], longest: int = 2) -> list[int | None]:
+    """A window or two that are like nothing, between two lasting delays, are the seam of a time-scaling."""
+    kept = list(places)
+    for index in range(1, len(places)):
+        before = places[index - 1]
+        after = next((at for at in range(index, len(places)) if places[at] is not None), index)
+        later = places[after]
+        if before is None or later is None or not 0 < after - index <= longest:
+            continue
+        if abs(later - before) > 3:
+            kept[index:after] = [later] * (after - index)
     return kept
 
 

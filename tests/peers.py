@@ -39,7 +39,7 @@ def need(program: str, package: str) -> str:
 class StallWatch:
     """Notes when this machine stands still: gaps are not the gateway's then."""
 
-    def __init__(self, longest_s: float = 0.03) -> None:
+    def __init__(self, longest_s: float = 0.015) -> None:
         self.began = time.monotonic()
         self.stalls: list[tuple[float, float]] = []
         """(seconds since the watch began, length in seconds)."""

@@ -67,14 +67,22 @@ class Exchange:
         """All that came back, in the order of its timestamps."""
         return self.joined(self.arrivals)[0]
 
-    def round_trip_s(self, from_s: float, to_s: float) -> float:
-        """The echo's delay for what came back in a window of the exchange."""
-        window = [a for a in self.arrivals if from_s <= a.at - self.began < to_s]
-        heard, starts_at = self.joined(window)
-        echo = align(heard[-RATE:], self.sent)  # the last second: the delay may still have been changing
-        starts_at += max(0, len(heard) - RATE) / RATE
-        assert echo.correlation > 0.5, f"no echo from {from_s} s to {to_s} s ({echo.correlation:.2f})"
-        return starts_at - self.began + echo.lag / RATE
+    def round_trip_s(self, from_s: float, to_s: float, window_s: float = 0.25) -> float:
+        """The echo's delay: the median of what came back in windows of the exchange.
+
+        Each window is found by itself, since a jitter buffer may change its delay from one to the next.
+        """
+        found = []
+        for start in np.arange(from_s, to_s, window_s):
+            window = [a for a in self.arrivals if start <= a.at - self.began < start + window_s]
+            if len(window) * PACKET_S < window_s / 2:
+                continue
+            heard, began = self.joined(window)
+            echo = align(heard, self.sent)
+            if echo.correlation > 0.7:
+                found.append(began - self.began + echo.lag / RATE)
+        assert 2 * len(found) * window_s >= to_s - from_s, f"no echo from {from_s:.1f} s to {to_s:.1f} s"
+        return float(np.median(found))
 
     def joined(self, arrivals: list[Arrival]) -> tuple[Signal, float]:
         """The packets by timestamp, and when their first sample arrived going by the median packet."""

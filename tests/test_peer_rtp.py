@@ -108,7 +108,8 @@ def test_a_stranger_on_the_rtp_port_is_not_heard(gateway: Gateway, caller: RtpCa
         with pytest.raises(BlockingIOError):
             stranger.recv(2_048)
     caller.bye()
-    assert likeness(exchange.heard(), exchange.sent, RATE) >= 0.95
+    assert likeness(exchange.heard(), exchange.sent, RATE) >= 0.8
+    assert abs(level_dbfs(exchange.heard()[RATE // 5 :]) + 20) < 1
     assert gateway.text.count("Traceback") == 0
 
 
