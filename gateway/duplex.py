@@ -132,6 +132,15 @@ class Duplex:
         self._agent_quiet = 0  # samples
         self._sent = 0
 
+    @property
+    def has_events(self) -> bool:
+        return bool(self._events)
+
+    @property
+    def busy(self) -> bool:
+        """Someone speaks, or the agent is not given whole: the next block matters even if it is silent."""
+        return self.caller_speaks or self.agent_speaks or self.give is not Give.WHOLE
+
     def take_events(self) -> list[DuplexEvent]:
         """What happened since the last call, in order."""
         events, self._events = self._events, []

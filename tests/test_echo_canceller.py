@@ -197,6 +197,7 @@ def test_without_a_compiler_the_output_is_the_same(monkeypatch: pytest.MonkeyPat
     for module, name in (
         (kalman, "predict"),
         (kalman, "correct"),
+        (kalman, "trust"),
         (delay, "gather"),
         (reference, "read"),
         (residual, "shape"),

@@ -35,11 +35,11 @@ def call(voice: np.ndarray, level_dbfs: float = -22.0, noise_dbfs: float = -62.0
 
 
 def listen(
-    silero: Silero, calls: list[np.ndarray], echo: float = 0.0, settings: SpeechSettings = SpeechSettings()
+    silero: Silero, calls: list[np.ndarray], echo: float = 0.0, settings: SpeechSettings | None = None
 ) -> tuple[np.ndarray, SpeechDetector]:
     """Speech in the talkspurt, (calls, blocks), as it is known after each block."""
     count = len(calls)
-    detector, rows = SpeechDetector(count, settings, silero), np.arange(count)
+    detector, rows = SpeechDetector(count, settings or SpeechSettings(), silero), np.arange(count)
     for row in rows:
         detector.open(int(row))
     pcm = np.stack(calls)

@@ -41,7 +41,7 @@ class AlignmentRows:
         """What is read must have been sent."""
         self.delay = np.zeros(count, np.float64)
         self.pace = np.zeros(count, np.float64)
-        """Samples by which the reference is read faster, a sample; positive: the delay shrinks."""
+        """Samples by which the delay shrinks, a sample."""
         self._p11, self._p12, self._p22 = (np.zeros(count, np.float64) for _ in range(3))
 
     def start(self, row: int, lag: int) -> None:

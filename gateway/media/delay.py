@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gateway.media.compiled import kernel
+from gateway.media.fourier import rfft
 
 F32 = NDArray[np.float32]
 Rows = NDArray[np.intp]
@@ -116,7 +117,7 @@ class DelayFinder:
         """Compare the newest heard window (n, 2L) with all sent ones; `every`: blocks between two looks."""
         phases = _phases(windows)
         newest = self._newest[rows]
-        keep = np.float32(FORGET**every)
+        keep = np.float32(FORGET ** np.sqrt(every))  # seldom looked at, remembered for longer
         real, imaginary = np.ascontiguousarray(phases.real), np.ascontiguousarray(phases.imag)
         gather(rows, newest, self._sent_r, self._sent_i, real, imaginary, self._sum_r, self._sum_i, keep)
         slots = (newest[:, None] - np.arange(LAGS)) % LAGS
@@ -155,5 +156,5 @@ def shift_between(heard: F32, echo: F32, least: int) -> tuple[int, float]:
 
 
 def _phases(windows: F32) -> NDArray[np.complex64]:
-    spectra = np.fft.rfft(windows, axis=1)[:, BINS]
+    spectra = rfft(windows)[:, BINS]
     return (spectra / (np.abs(spectra) + 1e-3)).astype(np.complex64)

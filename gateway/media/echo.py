@@ -32,8 +32,8 @@ START_BLOCKS = 150
 """Usable blocks after which a filter is no longer starting: 3 s."""
 DRIFT_AFTER = 25
 """Usable blocks after which a filter's errors tell of drift."""
-VERDICT_EVERY, LOOK_EVERY = 2, 4
-"""Blocks between verdicts on a new call; between looks at one that is known."""
+VERDICT_EVERY, LOOK_EVERY, REVIEW_EVERY = 2, 4, 6
+"""Blocks between verdicts on a new call; between looks at, and verdicts on, one that is known."""
 LAG_UNITS_MS = 20.0
 MOST_JUMP = 6
 """Blocks by which a path may move and still be the same path."""
@@ -41,10 +41,12 @@ SURELY_SAME, SAME_PATH = 0.75, 0.6
 """Match of heard and predicted echo from which a moved path is still the same: at once; on reflection."""
 SUSPECT, REFLECTED, BROKEN = 3, 6, 10
 """Blocks made louder in a row: a move is looked for; a fair match will do; the filter is dropped."""
+USELESS = 25
+"""Audible blocks in a row that a filter did not halve, after which its echo may be elsewhere: 0.5 s."""
 PROVEN = 25
 """Blocks a filter must have halved before its failure says anything."""
-GONE_DB = 45.0
-"""Echo return loss from which there is no echo."""
+GONE_DB, GONE_AFTER = 30.0, 32
+"""Echo return loss, and verdicts in a row without an echo, from which there is none any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +157,12 @@ class EchoCanceller:
 
     def _look(self, rows: Rows, pcm: F32, usable: Flags) -> None:
         state = self._rows
-        awake = np.flatnonzero(state.quiet[rows] < LAGS + 4)
+        looks = (state.quiet[rows] < LAGS + 4) & (
+            (state.state[rows] == LISTENING) | (state.useless[rows] > USELESS)
+        )
+        self._finder.forget(rows[looks & ~state.looking[rows]])
+        state.looking[rows] = looks
+        awake = np.flatnonzero(looks)
         if not len(awake):
             return
         rows, pcm, usable = rows[awake], pcm[awake], usable[awake]
@@ -164,7 +171,7 @@ class EchoCanceller:
         self._compare(rows, pcm, usable & new, 1)
         self._compare(rows, pcm, usable & ~new & self._turn(rows, LOOK_EVERY), LOOK_EVERY)
         state.looked[rows] += state.quiet[rows] == 0
-        due = np.where(new, self._turn(rows, VERDICT_EVERY), self._turn(rows, 5 * LOOK_EVERY))
+        due = np.where(new, self._turn(rows, VERDICT_EVERY), self._turn(rows, REVIEW_EVERY))
         if due.any():
             self._judge(rows[due])
 
@@ -191,7 +198,8 @@ class EchoCanceller:
                 self._align.start(int(row), int(where))
                 state.lag[row] = where
                 self._restart(int(row), self._filter.history)
-        for row in rows[~seen & (state.state[rows] == TRACKING)]:
+        state.unseen[rows] = np.where(seen, 0, state.unseen[rows] + (peak > 0))
+        for row in rows[(state.unseen[rows] >= GONE_AFTER) & (state.state[rows] == TRACKING)]:
             if state.erl_db(int(row)) > GONE_DB:
                 state.state[row] = LISTENING
 
@@ -230,7 +238,7 @@ class EchoCanceller:
         state, align = self._rows, self._align
         for row in rows[~state.loaded[rows]]:
             self._load(int(row))
-        block = self._sent.at(rows, self._sent.now - align.delay[rows], 1 + align.pace[rows], self.block)
+        block = self._sent.at(rows, self._sent.now - align.delay[rows], self.block)
         self._filter.push(rows, np.concatenate([state.aligned[rows], block], axis=1))
         state.aligned[rows] = block
 
@@ -238,7 +246,7 @@ class EchoCanceller:
         """Fill a filter's past from what was sent, at today's delay."""
         count = (self._filter.slots + 1) * self.block
         start = np.array([self._sent.now - self._align.delay[row] - count])
-        past = self._sent.at(np.array([row]), start, np.ones(1), count)[0]
+        past = self._sent.at(np.array([row]), start, count)[0]
         overwritten = int(count + self._align.delay[row] - (self._sent.size - 2 * self.block))
         past[: max(0, overwritten)] = 0
         self._filter.load(row, past)

@@ -41,9 +41,15 @@ class EchoRows:
         self.lag, self.candidate, self.expected = (np.zeros(count, np.int64) for _ in range(3))
         self.since = np.zeros(count, np.int64)
         """Usable blocks since the filter began."""
+        self.unseen = np.zeros(count, np.int64)
+        """Verdicts in a row that saw no echo."""
         self.good, self.bad = (np.zeros(count, np.int64) for _ in range(2))
         """Blocks the filter halved, in all; made louder, in a row."""
         self.restarts, self.mended = (np.zeros(count, np.int64) for _ in range(2))
+        self.useless = np.zeros(count, np.int64)
+        """Audible blocks in a row that the filter did not halve."""
+        self.looking = np.zeros(count, np.bool_)
+        """The delay finder was told of every block up to the last."""
         self.loaded = np.zeros(count, np.bool_)
         """The filter's reference is unbroken up to the last block."""
         self.sent_peak, self.sent_power, self.echo_power = (np.zeros(count, np.float32) for _ in range(3))
@@ -76,7 +82,7 @@ class EchoRows:
 
     def _forget(self, row: int) -> None:
         self.loaded[row] = False
-        self.good[row] = self.bad[row] = 0
+        self.good[row] = self.bad[row] = self.useless[row] = 0
         self.heard_fast[row] = self.error_fast[row] = 0
 
     def note_sent(self, rows: Rows, pcm: F32) -> None:
@@ -95,12 +101,14 @@ class EchoRows:
         d, e, y, o = (power_of(pcm) for pcm in (heard, found.error, found.echo, out))
         self.heard_fast[rows] += np.float32(0.3) * (d - self.heard_fast[rows])
         self.error_fast[rows] += np.float32(0.3) * (e - self.error_fast[rows])
-        self.echo_power[rows] += np.float32(0.02) * (y > 0.1 * d) * (y - self.echo_power[rows])
+        self.echo_power[rows] += np.float32(0.02) * (self.quiet[rows] == 0) * (y - self.echo_power[rows])
         pace = np.float32(0.05) * ((y > 0.5 * d) & usable)
         self.heard_power[rows] += pace * (d - self.heard_power[rows])
         self.out_power[rows] += pace * (o - self.out_power[rows])
         self.since[rows] += usable
         self.good[rows] += self.heard_fast[rows] > 4 * self.error_fast[rows]
+        halved = self.error_fast[rows] < 0.5 * self.heard_fast[rows]
+        self.useless[rows] = np.where(halved, 0, self.useless[rows] + (self.quiet[rows] == 0))
         bad = self.error_fast[rows] > 1.15 * self.heard_fast[rows]
         self.bad[rows] = np.where(bad, self.bad[rows] + 1, 0)
 

@@ -42,7 +42,7 @@ class Holdback:
 
     def held(self, row: int) -> int:
         """Samples of the agent that the caller has yet to hear."""
-        return len(self._kept.get(row, ())) * BLOCK
+        return len(self._kept[row]) * BLOCK if row in self._kept else 0
 
     def touches(self, row: int) -> bool:
         """Whether a row that is given whole would still not go out as it comes."""

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gateway.media.compiled import kernel
+from gateway.media.fourier import irfft, rfft
 
 F32 = NDArray[np.float32]
 Rows = NDArray[np.intp]
@@ -27,7 +28,7 @@ HALF = np.float32(0.5)
 """The error fills one half of its 2L window; the other half is zeros."""
 TINY = np.float32(1e-7)
 """Keeps divisions finite: the spectrum of a block at -100 dBFS."""
-KEEP = np.float32(0.9999**2)
+KEEP = np.float32(0.9998**2)
 """State transition squared: how much of the path stays from block to block."""
 
 
@@ -109,6 +110,52 @@ def _correct_numpy(
         p[rows] = keep * left * v + (1 - keep) * (re * re + im * im)
 
 
+def _trust(
+    rows: Any, er: Any, ei: Any, s: Any, usable: Any, noise: Any, learn: Any, power: Any, doubt: Any, g: Any
+) -> None:
+    """|E|^2 into power, what the filter's error explains of it into doubt, and 1 / innovation power into g.
+
+    What neither explains is caller and noise; its average is followed in noise[rows] if learn is set.
+    """
+    half, fifth, tenth = np.float32(0.5), np.float32(0.2), np.float32(0.1)
+    for q in range(len(rows)):
+        followed = noise[rows[q]]
+        for f in range(er.shape[1]):
+            e2 = er[q, f] * er[q, f] + ei[q, f] * ei[q, f]
+            explained = half * s[q, f]
+            rest = max(e2 - explained, tenth * e2)
+            mean = followed[f]
+            if learn and usable[q]:
+                mean += fifth * (rest - mean)
+                followed[f] = mean
+            power[q, f] = e2
+            doubt[q, f] = explained
+            g[q, f] = np.float32(1.0) / (explained + max(mean, rest) + np.float32(1e-7)) if usable[q] else 0.0
+
+
+def _trust_numpy(
+    rows: Rows,
+    er: F32,
+    ei: F32,
+    s: F32,
+    usable: NDArray[np.bool_],
+    noise: F32,
+    learn: bool,
+    power: F32,
+    doubt: F32,
+    g: F32,
+) -> None:
+    power[:] = er * er + ei * ei
+    doubt[:] = HALF * s
+    rest = np.maximum(power - doubt, np.float32(0.1) * power)
+    mean = noise[rows]
+    if learn:
+        mean += np.float32(0.2) * usable[:, None] * (rest - mean)
+        noise[rows] = mean
+    g[:] = usable[:, None] / (doubt + np.maximum(mean, rest) + TINY)
+
+
+trust = kernel(_trust, _trust_numpy)
 predict = kernel(_predict, _predict_numpy)
 correct = kernel(_correct, _correct_numpy)
 
@@ -147,7 +194,8 @@ class KalmanRows:
         """Blocks of `heard` that may teach: neither concealed nor from before a change."""
         self.newest = np.zeros(count, np.intp)
         self.at = np.zeros(count, np.intp)
-        self._turn = np.zeros(count, np.intp)  # counts the partitions constrained
+        self._turn = np.zeros(count, np.intp)  # partitions constrained
+        self._steps = np.zeros(count, np.intp)
 
     def clear(self, row: int) -> None:
         """Nothing was heard on this row."""
@@ -160,18 +208,18 @@ class KalmanRows:
         self.wi[rows] = 0
         self.p[rows] = prior[:, :, None]
         self.noise[rows] = 0
-        self._turn[rows] = 0
+        self._turn[rows] = self._steps[rows] = 0
 
     def load(self, row: int, reference: F32) -> None:
         """Replace a row's reference by the last (slots + 1) L samples, aligned, newest last."""
         windows = np.lib.stride_tricks.sliding_window_view(reference, 2 * self.block)[:: self.block]
-        spectra = np.fft.rfft(windows, axis=1)
+        spectra = rfft(windows)
         self.xr[row], self.xi[row] = spectra.real, spectra.imag
         self.newest[row] = self.slots - 1
 
     def push(self, rows: Rows, windows: F32) -> None:
         """Append the reference's newest window (n, 2L): the block before, and the block itself."""
-        spectra = np.fft.rfft(windows, axis=1)
+        spectra = rfft(windows)
         slot = (self.newest[rows] + 1) % self.slots
         self.newest[rows] = slot
         self.xr[rows, slot] = spectra.real
@@ -186,42 +234,16 @@ class KalmanRows:
 
     def step(self, rows: Rows, heard: F32, usable: NDArray[np.bool_]) -> Innovation:
         """Predict the newest block's echo and learn from the error, from usable blocks only."""
-        newest = self.newest[rows]
-        found, er, ei = self._innovate(rows, newest, heard)
-        rest = np.maximum(found.error_power - found.doubt, 0.1 * found.error_power)
-        smooth = self.noise[rows]
-        smooth += np.float32(0.2) * (rest - smooth)
-        np.copyto(smooth, self.noise[rows], where=~usable[:, None])
-        self.noise[rows] = smooth
-        gain = usable[:, None] / (found.doubt + np.maximum(smooth, rest) + TINY)
-        correct(
-            rows, newest, self.xr, self.xi, self.wr, self.wi, self.p, er, ei, gain.astype(np.float32), KEEP
-        )
-        self._constrain(rows, 1)
+        found = self._learn(rows, self.newest[rows], heard, usable, KEEP)
+        self._constrain(rows[self._steps[rows] & 1 == rows & 1], 1)
+        self._steps[rows] += 1
         return found
 
     def replay(self, rows: Rows, age: Rows) -> None:
         """Learn once more from a block `age` blocks old (n,), each row its own; P stays."""
         slot = (self.at[rows] - age) % self.history
         newest = (self.newest[rows] - age) % self.slots
-        found, er, ei = self._innovate(rows, newest, self.heard[rows, slot])
-        rest = np.maximum(found.error_power - found.doubt, 0.1 * found.error_power)
-        usable = self.usable[rows, slot]
-        gain = usable[:, None] / (found.doubt + np.maximum(self.noise[rows], rest) + TINY)
-        no_decay = np.float32(0)
-        correct(
-            rows,
-            newest,
-            self.xr,
-            self.xi,
-            self.wr,
-            self.wi,
-            self.p,
-            er,
-            ei,
-            gain.astype(np.float32),
-            no_decay,
-        )
+        self._learn(rows, newest, self.heard[rows, slot], self.usable[rows, slot], np.float32(0))
         self._constrain(rows, 2)
 
     def recent(self, row: int, blocks: int) -> F32:
@@ -238,28 +260,37 @@ class KalmanRows:
         slots = (self.newest[row] - np.arange(blocks)[::-1, None] - np.arange(self.parts)) % self.slots
         path = self.wr[row] + 1j * self.wi[row]
         echo = np.einsum("bpf,pf->bf", self.xr[row][slots] + 1j * self.xi[row][slots], path)
-        return np.asarray(np.fft.irfft(echo, axis=1)[:, self.block :].ravel(), dtype=np.float32)
+        return np.asarray(irfft(echo)[:, self.block :].ravel(), dtype=np.float32)
 
-    def _innovate(self, rows: Rows, newest: Rows, heard: F32) -> tuple[Innovation, F32, F32]:
+    def _learn(
+        self, rows: Rows, newest: Rows, heard: F32, usable: NDArray[np.bool_], keep: np.float32
+    ) -> Innovation:
         n, length = len(rows), self.block
-        yr, yi, s = (np.empty((n, length + 1), np.float32) for _ in range(3))
+        yr, yi, s, power, doubt, gain = np.empty((6, n, length + 1), np.float32)
         predict(rows, newest, self.xr, self.xi, self.wr, self.wi, self.p, yr, yi, s)
-        echo = np.fft.irfft(yr + 1j * yi, axis=1)[:, length:].astype(np.float32)
-        error = heard - echo
+        echo = irfft(_joined(yr, yi))[:, length:]
         padded = np.zeros((n, 2 * length), np.float32)
-        padded[:, length:] = error
-        spectrum = np.fft.rfft(padded, axis=1)
+        error = np.subtract(heard, echo, out=padded[:, length:])
+        spectrum = rfft(padded)
         er, ei = spectrum.real.astype(np.float32), spectrum.imag.astype(np.float32)
-        found = Innovation(error, echo, er * er + ei * ei, HALF * (yr * yr + yi * yi), HALF * s)
-        return found, er, ei
+        trust(rows, er, ei, s, usable, self.noise, keep > 0, power, doubt, gain)
+        correct(rows, newest, self.xr, self.xi, self.wr, self.wi, self.p, er, ei, gain, keep)
+        return Innovation(error, echo, power, HALF * (yr * yr + yi * yi), doubt)
 
     def _constrain(self, rows: Rows, parts: int) -> None:
         """Cut the wrapped-around half of the next `parts` partitions' responses, each row in its own turn."""
         for _ in range(parts):
             part = self._turn[rows] % self.parts
             self._turn[rows] += 1
-            response = np.fft.irfft(self.wr[rows, part] + 1j * self.wi[rows, part], axis=1)
+            response = irfft(_joined(self.wr[rows, part], self.wi[rows, part]))
             response[:, self.block :] = 0
-            spectra = np.fft.rfft(response, axis=1)
+            spectra = rfft(response)
             self.wr[rows, part] = spectra.real
             self.wi[rows, part] = spectra.imag
+
+
+def _joined(real: F32, imaginary: F32) -> NDArray[np.complex64]:
+    spectra = np.empty(real.shape, np.complex64)
+    spectra.real = real
+    spectra.imag = imaginary
+    return spectra

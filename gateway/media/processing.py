@@ -57,12 +57,14 @@ class DuplexProcessing:
         self._left = np.zeros(count, np.float32)
         self._at = np.zeros(count, np.int64)
         self._duplex: dict[int, Duplex] = {}
+        self._policies: dict[int, Policy] = {}
         self._live = np.zeros(count, np.bool_)  # rows whose Duplex has something on its mind
         self._yielded: deque[int] = deque(maxlen=MOST_EVENTS)
         self._events: deque[tuple[int, DuplexEvent]] = deque(maxlen=MOST_EVENTS)
 
     def set_policy(self, row: int, policy: Policy) -> None:
-        """Who gives way on this row, from its next block on. A row that is not open is left alone."""
+        """Who gives way on this row, from its next block on; of a row not open yet, from its opening."""
+        self._policies[row] = policy
         duplex = self._duplex.get(row)
         if duplex is not None:
             duplex.policy = policy
@@ -99,7 +101,7 @@ class DuplexProcessing:
         self._holdback.clear(row)
         self._low[row] = self._left[row] = self._at[row] = 0
         self._live[row] = False
-        self._duplex[row] = Duplex(Policy.MODEL, self.settings.duplex)
+        self._duplex[row] = Duplex(self._policies.get(row, Policy.MODEL), self.settings.duplex)
 
     def closed(self, row: int) -> None:
         self._duplex.pop(row, None)
@@ -123,17 +125,25 @@ class DuplexProcessing:
         self._at[rows] = at + BLOCK
         self._detector.hear(rows, self._low[rows], self._left[rows])
         self._take_yielded()
-        for row in rows[(self._detector.speech[rows] > 0) | self._live[rows]].tolist():
-            self._step_caller(row)
+        busy = rows[(self._detector.speech[rows] > 0) | self._live[rows]]
+        speech, silence = self._detector.speech[busy] / MS, self._detector.silence[busy] / MS
+        told = zip(busy.tolist(), self._at[busy].tolist(), speech.tolist(), silence.tolist(), strict=True)
+        for row, until, spoken, silent in told:
+            duplex = self._duplex[row]
+            duplex.hear(until, spoken, silent)
+            self._collect(row, duplex)
         return pcm
 
     def speak(self, rows: Rows, pcm: Pcm, at: NDArray[np.int64]) -> Pcm:
         loud = np.einsum("ij,ij->i", pcm, pcm) > AUDIBLE * pcm.shape[1]
-        for index in np.flatnonzero(loud | self._live[rows]).tolist():
-            row = int(rows[index])
-            give = self._step_agent(row, bool(loud[index]), int(at[index]))
-            if give is not Give.WHOLE or self._holdback.touches(row):
-                pcm[index] = self._holdback.pass_on(row, give, pcm[index])
+        busy = np.flatnonzero(loud | self._live[rows])
+        now, sent = self._at[rows[busy]].tolist(), at[busy].tolist()
+        for index, row, heard, before in zip(busy.tolist(), rows[busy].tolist(), now, sent, strict=True):
+            duplex = self._duplex[row]
+            duplex.speak(heard, bool(loud[index]), before - self._holdback.held(row))
+            if duplex.give is not Give.WHOLE or self._holdback.touches(row):
+                pcm[index] = self._holdback.pass_on(row, duplex.give, pcm[index])
+            self._collect(row, duplex)
         return pcm
 
     def sent(self, rows: Rows, pcm: Pcm, rate: int) -> None:
@@ -142,18 +152,6 @@ class DuplexProcessing:
             canceller.sent(rows, pcm)
 
     # -- one row
-
-    def _step_caller(self, row: int) -> None:
-        duplex = self._duplex[row]
-        speech, silence = self._detector.speech[row] / MS, self._detector.silence[row] / MS
-        duplex.hear(int(self._at[row]), float(speech), float(silence))
-        self._collect(row, duplex)
-
-    def _step_agent(self, row: int, loud: bool, sent: int) -> Give:
-        duplex = self._duplex[row]
-        duplex.speak(int(self._at[row]), loud, sent - self._holdback.held(row))
-        self._collect(row, duplex)
-        return duplex.give
 
     def _take_yielded(self) -> None:
         while self._yielded:
@@ -164,6 +162,6 @@ class DuplexProcessing:
                 self._collect(row, duplex)
 
     def _collect(self, row: int, duplex: Duplex) -> None:
-        self._events.extend((row, event) for event in duplex.take_events())
-        busy = duplex.caller_speaks or duplex.agent_speaks or duplex.give is not Give.WHOLE
-        self._live[row] = busy or self._holdback.touches(row)
+        if duplex.has_events:
+            self._events.extend((row, event) for event in duplex.take_events())
+        self._live[row] = duplex.busy or self._holdback.touches(row)

@@ -1,7 +1,8 @@
 """SentRows: what was sent to each caller, read back at any fractional delay.
 
-A caller whose clock runs 100 ppm beside ours gives an echo that moves by a sample every 1.25 s; the
-reference is read at that pace, so that the filter behind it sees a path that stands still.
+A caller whose clock runs 100 ppm beside ours gives an echo that moves by a sample every 1.25 s at 8 kHz; each
+block of the reference is read where it belongs, to a fraction of a sample, so that the filter behind it sees
+a path that stands still.
 """
 
 from __future__ import annotations
@@ -34,38 +35,39 @@ def _table() -> F32:
 TABLE = _table()
 
 
-def _read(ring: Any, rows: Any, start: Any, step: Any, table: Any, out: Any) -> None:
-    """out[q, n] = ring[rows[q]] at the position start[q] + n * step[q]."""
+def _read(ring: Any, rows: Any, start: Any, table: Any, out: Any) -> None:
+    """out[q, n] = ring[rows[q]] at the position start[q] + n."""
     size, count, taps = ring.shape[1], out.shape[1], table.shape[1]
     phases = table.shape[0] - 1
+    line = np.empty(count + taps, np.float32)
+    weights = np.empty(taps, np.float32)
     for q in range(len(rows)):
-        line = ring[rows[q]]
+        base = int(np.floor(start[q]))
+        fine = (start[q] - base) * phases
+        phase = min(int(fine), phases - 1)
+        blend = np.float32(fine - phase)
+        for tap in range(taps):
+            weights[tap] = table[phase, tap] + blend * (table[phase + 1, tap] - table[phase, tap])
+        at = (base - (taps // 2 - 1)) % size
+        first = min(size - at, count + taps)
+        line[:first] = ring[rows[q], at : at + first]
+        line[first:] = ring[rows[q], : count + taps - first]
         for n in range(count):
-            position = start[q] + n * step[q]
-            base = int(np.floor(position))
-            fine = (position - base) * phases
-            phase = int(fine)
-            blend = np.float32(fine - phase)
-            low, high = table[phase], table[phase + 1] if phase < phases else table[phase]
-            at = (base - (taps // 2 - 1)) % size
             value = np.float32(0)
             for tap in range(taps):
-                k = at + tap
-                if k >= size:
-                    k -= size
-                value += line[k] * (low[tap] + blend * (high[tap] - low[tap]))
+                value += line[n + tap] * weights[tap]
             out[q, n] = value
 
 
-def _read_numpy(ring: F32, rows: Rows, start: Any, step: Any, table: F32, out: F32) -> None:
-    position = start[:, None] + np.arange(out.shape[1]) * step[:, None]
-    base = np.floor(position).astype(np.int64)
-    fine = (position - base) * PHASES
-    phase = fine.astype(np.int64)
-    blend = (fine - phase).astype(np.float32)[..., None]
-    weights = table[phase] + blend * (table[np.minimum(phase + 1, PHASES)] - table[phase])
-    index = (base[..., None] - (AHEAD - 1) + np.arange(TAPS)) % ring.shape[1]
-    out[:] = np.sum(ring[rows[:, None, None], index] * weights, axis=2)
+def _read_numpy(ring: F32, rows: Rows, start: Any, table: F32, out: F32) -> None:
+    base = np.floor(start).astype(np.int64)
+    fine = (start - base) * PHASES
+    phase = np.minimum(fine.astype(np.int64), PHASES - 1)
+    blend = (fine - phase).astype(np.float32)[:, None]
+    weights = table[phase] + blend * (table[phase + 1] - table[phase])  # (n, taps)
+    index = (base[:, None] - (AHEAD - 1) + np.arange(out.shape[1] + TAPS - 1)) % ring.shape[1]
+    windows = np.lib.stride_tricks.sliding_window_view(ring[rows[:, None], index], TAPS, axis=1)
+    out[:] = np.einsum("nlt,nt->nl", windows, weights)
 
 
 read = kernel(_read, _read_numpy)
@@ -95,8 +97,8 @@ class SentRows:
         column = self.now % self.size
         self.ring[rows, column : column + self.block] = pcm
 
-    def at(self, rows: Rows, start: NDArray[np.float64], step: NDArray[np.float64], count: int) -> F32:
-        """(n, count) samples from fractional positions start (n,) on, `step` (n,) apart."""
+    def at(self, rows: Rows, start: NDArray[np.float64], count: int) -> F32:
+        """(n, count) samples from fractional positions start (n,) on."""
         out = np.empty((len(rows), count), np.float32)
-        read(self.ring, rows, start, step, TABLE, out)
+        read(self.ring, rows, start, TABLE, out)
         return out

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gateway.media.compiled import kernel
+from gateway.media.fourier import irfft, rfft
 from gateway.media.kalman import Innovation
 
 F32 = NDArray[np.float32]
@@ -187,11 +188,11 @@ class ResidualRows:
 
     def _minimum_phase(self, gain: F32) -> F32:
         """FIR (n, taps), last tap first, of minimum phase with the bands' gains, by folding the cepstrum."""
-        cepstrum = np.fft.irfft(np.log(gain) @ self._spread, axis=1)
+        cepstrum = irfft(np.log(gain) @ self._spread)
         half = cepstrum.shape[1] // 2
         cepstrum[:, 1:half] *= 2
         cepstrum[:, half + 1 :] = 0
-        response = np.fft.irfft(np.exp(np.fft.rfft(cepstrum, axis=1)), axis=1)
+        response = irfft(np.exp(rfft(cepstrum)))
         return np.ascontiguousarray(response[:, self.taps - 1 :: -1], dtype=np.float32)
 
 
