@@ -61,7 +61,8 @@ class SpectralLoss(nn.Module):
 class AgentExcerpts:
     """Excerpts of the agent's stream: lines with silences around them, as the call will have them."""
 
-    def __init__(self, store: AgentStore, seed: int) -> None:
+    def __init__(self, store: AgentStore, seed: int, other_share: float = 0.15) -> None:
+        self.other_share = other_share
         self.rng = random.Random(seed)
         lines = [store.pcm(line) for line in store.lines.values()]
         others = [store.samples[at : at + length] for at, length in store.others]
@@ -72,7 +73,7 @@ class AgentExcerpts:
 
     def _excerpt(self) -> Tensor:
         size = FRAMES * FRAME
-        line = self.rng.choice(self.others if self.rng.random() < 0.15 else self.lines)
+        line = self.rng.choice(self.others if self.rng.random() < self.other_share else self.lines)
         start = self.rng.randint(-size // 3, max(1, len(line) - size // 2))
         start -= start % FRAME if self.rng.random() < 0.7 else 0
         out = torch.zeros(size)
@@ -141,7 +142,7 @@ def spoken_vectors(net: TinyNet, pcm: Tensor) -> Tensor:
 def train_decoder(state: Path, minutes: float, seed: int = 2) -> None:
     """Refine the decoder on the codes the language model will give."""
     net = load_acoustic(state)
-    loss, excerpts = SpectralLoss(), AgentExcerpts(AgentStore(state), seed)
+    loss, excerpts = SpectralLoss(), AgentExcerpts(AgentStore(state), seed, other_share=0.05)
     optimiser = torch.optim.AdamW(net.decoder.parameters(), betas=(0.8, 0.99), weight_decay=1e-3)
     loop = Loop(state / "decoder.pt", net.decoder, optimiser, minutes, 1e-3)
     while loop.running:
