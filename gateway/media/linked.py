@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import time
+from collections import namedtuple
 from functools import cache
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -78,6 +79,9 @@ def steps(compiled: bool) -> Steps:
     scope: dict[str, Any] = {}
     for module in (rows, plc, stream, jitter, rtp_step):
         scope.update(vars(module))
+    # numba caches nothing that refers to a module; a named tuple of numbers is a constant to it.
+    numbers = {name: value for name, value in vars(columns).items() if name.isupper()}
+    scope["c"] = namedtuple("Columns", numbers)(**numbers)
     for module, names in _MODULES:
         for name in names.split():
             function = getattr(module, name)
