@@ -140,6 +140,8 @@ class Gate:
     def _authenticate(self, request: Request, host: str, now: float) -> str:
         header = request.headers.get("authorization")
         if header is None:
+            if request.method != "INVITE" and self._access.unknown == "ignore":
+                raise Blocked("a scanner's question")  # only who would call learns that we are here
             raise self._challenge(host, now)
         outcome, trunk = self._judge(header, request, host, now)
         if outcome == "wrong":

@@ -166,7 +166,8 @@ class Reception:
             return
         except Denied as denied:
             challenges = tuple(("WWW-Authenticate", value) for value in denied.challenges)
-            self._refuse(self.core.start_server(key, request, destination), denied.code, now, challenges)
+            transaction = self.core.start_server(key, request, destination)
+            self._refuse(transaction, denied.code, now, challenges, named=False)
             return
         transaction = self.core.start_server(key, request, destination)
         if not self._passes(transaction, request, now):
@@ -276,13 +277,20 @@ class Reception:
         self._refuse(transaction, 503, now, (("Retry-After", retry),))
 
     def _refuse(
-        self, transaction: ServerTransaction, code: int, now: float, headers: tuple[tuple[str, str], ...] = ()
+        self,
+        transaction: ServerTransaction,
+        code: int,
+        now: float,
+        headers: tuple[tuple[str, str], ...] = (),
+        *,
+        named: bool = True,
     ) -> None:
         self.core.counters.rejected += 1
         response = reply(transaction.request, code, self.core.token())
         for name, value in headers:
             response.headers.add(name, value)
-        self.core.own(response)
+        if named:  # strangers need not know whose software this is
+            self.core.own(response)
         transaction.respond(response, now)
 
 

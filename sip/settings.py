@@ -49,7 +49,8 @@ class Access:
     """Anybody may call (as long as no trunk has credentials)."""
     trunks: tuple[Trunk, ...] = ()
     unknown: Literal["ignore", "refuse"] = "ignore"
-    """What strangers get while not open: nothing at all, or 403."""
+    """What strangers get while not open: nothing at all (where digest lets callers in, an INVITE still
+    gets its 401), or 403 (401)."""
     realm: str = "moshi-gateway"
     algorithms: tuple[str, ...] = ("SHA-256", "MD5")
     """Digests we ask for, best first (RFC 8760)."""

@@ -92,7 +92,7 @@ def test_sha_256_is_asked_for_first() -> None:
 
 
 def test_a_wrong_password_and_a_user_that_is_none_get_the_same_answer() -> None:
-    peer = site(Access(trunks=(PBX,)))
+    peer = site(Access(trunks=(PBX,), unknown="refuse"))
     answers = []
     for number, (user, password) in enumerate(
         (("1000", "guess"), ("9999", "guess"), ("9999", "no such user"))
@@ -102,6 +102,16 @@ def test_a_wrong_password_and_a_user_that_is_none_get_the_same_answer() -> None:
     peer.deliver(request("REGISTER", branch="z9hG4bK-r", call_id="r", uri="sip:1000@192.0.2.10"))
     answers.append(bare(peer.response()))
     assert len(set(answers)) == 1 and answers[0][0] == 401 and not peer.agent.of(CallOffered)
+
+
+def test_a_scanner_hears_nothing_and_a_stranger_who_calls_no_name() -> None:
+    peer = site(Access(trunks=(PBX,)))
+    for method in ("OPTIONS", "REGISTER", "SUBSCRIBE", "BYE", "NEWMETHOD"):
+        peer.deliver(request(method, branch=f"z9hG4bK-{method}"))
+    assert peer.take() == [] and peer.agent.ua.counters.blocked == 5
+    peer.deliver(request())
+    challenge = peer.response()
+    assert challenge.code == 401 and "server" not in challenge.headers
 
 
 def test_a_nonce_grows_stale_and_a_count_cannot_be_used_twice() -> None:

@@ -1,7 +1,10 @@
 """sipp calls us and is called, over real sockets."""
 
 import asyncio
+import os
+import shutil
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -252,3 +255,36 @@ async def test_two_hundred_calls_at_twenty_a_second(site: Site) -> None:
     )
     assert status == 0, screen
     assert site.count(CallConfirmed) == site.count(CallEnded) == 200
+
+
+TRUNK = Trunk("pbx", ("203.0.113.0/24",), Credentials("100", "secret"))
+CLOSED = Access(open=False, trunks=(replace(TRUNK, credentials=None),))
+ROOMY = Access(trunks=(TRUNK,), stranger_per_s=1_000, failures_before_ban=10**6)
+
+
+@pytest.mark.skipif(shutil.which("sipvicious_svmap") is None, reason="sipvicious is not installed")
+@pytest.mark.parametrize("access", [CLOSED, ROOMY], ids=["addresses", "digest"])
+@pytest.mark.parametrize(
+    "attack",
+    [
+        ("sipvicious_svmap", "127.0.0.1", "-p{port}"),
+        ("sipvicious_svwar", "-e95-105", "-p{port}", "-mINVITE", "127.0.0.1"),
+        ("sipvicious_svwar", "-e95-105", "-p{port}", "-mREGISTER", "127.0.0.1"),
+        ("sipvicious_svcrack", "-u100", "-r1-30", "-p{port}", "127.0.0.1"),
+    ],
+    ids=["svmap", "svwar-invite", "svwar-register", "svcrack"],
+)
+async def test_sipvicious_finds_nothing(access: Access, attack: tuple[str, ...], tmp_path: Path) -> None:
+    site = Site(AgentSettings(access=access))
+    _, port = await site.endpoint.open_udp("127.0.0.1", 0)
+    process = await asyncio.create_subprocess_exec(
+        *(word.format(port=port) for word in attack),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env={**os.environ, "HOME": str(tmp_path)},
+    )
+    output, _ = await asyncio.wait_for(process.communicate(), 60)
+    await site.endpoint.close()
+    assert b"found nothing" in output, output.decode()
+    assert site.agent.counters.received > 0 and not site.events
