@@ -218,7 +218,8 @@ def _unknown_variables(environ: Mapping[str, str]) -> list[str]:
         if not any(re.fullmatch(pattern, name.upper()) for pattern in known):
             readable = [pattern.replace(r"\w+?", "NAME") for pattern in known]
             section = name.upper().removeprefix(ENV_PREFIX).split("_")[0]
-            same = [n for n in readable if n.startswith(ENV_PREFIX + section + ENV_DELIMITER)] or readable
+            same = [n for n in readable if n.startswith(ENV_PREFIX + section + ENV_DELIMITER)]
+            same = same or [variable((name, "…")) for name in Settings.model_fields]
             near = difflib.get_close_matches(name.upper(), readable, n=1)
             hint = f"did you mean {near[0]}? " if near else ""
             problems.append(f"environment {name}: no such setting; {hint}allowed: {', '.join(same)}")
@@ -231,8 +232,9 @@ def _variables(model: type[BaseModel], prefix: str) -> list[str]:
     for name, field in model.model_fields.items():
         inner = _inner_model(field.annotation)
         own = prefix + name.upper()
-        if typing.get_origin(field.annotation) is dict and inner:
-            patterns += _variables(inner, own + ENV_DELIMITER + r"\w+?" + ENV_DELIMITER)
+        if typing.get_origin(field.annotation) is dict:
+            free = own + ENV_DELIMITER + r"\w+?"
+            patterns += _variables(inner, free + ENV_DELIMITER) if inner else [free]
         elif inner and isinstance(field.annotation, type):
             patterns += _variables(inner, own + ENV_DELIMITER)
         else:

@@ -19,11 +19,14 @@ def shown(settings: Settings, sources: Sources) -> str:
     lines: list[str] = []
     for name in Settings.model_fields:
         value = getattr(settings, name)
-        if isinstance(value, dict):
+        if isinstance(value, BaseModel):
+            lines += _table((name,), value, sources)
+        elif all(isinstance(table, BaseModel) for table in value.values()):
             for key, table in value.items():
                 lines += _table((name, key), table, sources)
         else:
-            lines += _table((name,), value, sources)
+            lines += ["", f"[{name}]"]
+            lines += [f"{_key(k)} = {toml_value(v)}  # {sources.origin((name, k))}" for k, v in value.items()]
     return "\n".join(lines).strip() + "\n"
 
 

@@ -78,26 +78,31 @@ def _sip_ports(settings: Settings) -> Iterator[Finding]:
     if not settings.sip.enabled:
         yield Finding("sip", Verdict.GOOD, "switched off (sip.enabled)")
         return
-    yield _port("sip", settings.sip.host, settings.sip.port, socket.SOCK_DGRAM)
+    sip = settings.sip
+    yield _port("sip", sip.host, sip.port, socket.SOCK_DGRAM)
+    if sip.tcp:
+        yield _port("sip", sip.host, sip.port, socket.SOCK_STREAM)
+    if sip.tls_cert:
+        yield _port("sip", sip.host, sip.tls_port, socket.SOCK_STREAM, "tls_port")
     yield _rtp_range(
         settings.sip.rtp_host or settings.sip.host, settings.sip.rtp_ports, settings.engine.slots
     )
 
 
-def _port(section: str, host: str, port: int, kind: socket.SocketKind) -> Finding:
+def _port(section: str, host: str, port: int, kind: socket.SocketKind, key: str = "port") -> Finding:
     where = f"{'TCP' if kind == socket.SOCK_STREAM else 'UDP'} {host}:{port}"
     try:
         with closing(_bound(host, port, kind)):
             return Finding(section, Verdict.GOOD, f"{where} is free")
     except PermissionError:
-        fix = f"ports below 1024 need root: choose another with {_setting(section, 'port')}"
+        fix = f"ports below 1024 need root: choose another with {_setting(section, key)}"
         return Finding(section, Verdict.FAIL, f"{where} is not allowed", fix)
     except OSError as error:
         fix = f"set {_setting(section, 'host')} to an address of this machine"
         if error.errno == errno.EADDRINUSE:
             option = "-ltnp" if kind == socket.SOCK_STREAM else "-lunp"
             owner = f"`ss {option} 'sport = :{port}'` shows who has it"
-            fix = f"{owner}; or choose another {_setting(section, 'port')}"
+            fix = f"{owner}; or choose another {_setting(section, key)}"
         return Finding(section, Verdict.FAIL, f"{where}: {error.strerror}", fix)
 
 

@@ -77,7 +77,7 @@ def test_doctor_says_which_udp_port_is_taken_and_how_to_find_its_owner() -> None
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
-        (sip,) = found(settings(port=port), "sip")
+        (sip, _) = found(settings(port=port), "sip")
     assert sip.verdict is Verdict.FAIL and f"127.0.0.1:{port}" in sip.fact
     assert f"sport = :{port}" in sip.fix and "MG_SIP__PORT" in sip.fix
 

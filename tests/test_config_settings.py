@@ -195,6 +195,16 @@ def test_config_show_is_toml_that_says_where_each_value_came_from(
     assert Settings(**tomllib.loads(text)) == load(file, sources.flags)
 
 
+def test_config_show_knows_tables_with_free_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = written(tmp_path, '[routes]\n"+49 30" = "default"\n[trunks.a]\naddresses = ["192.0.2.0/24"]\n')
+    monkeypatch.setenv("MG_ROUTES__SALES", "default")
+    sources = read(file)
+    text = shown(load(file), sources)
+    assert f'"+49 30" = "default"  # {file}:2' in text
+    assert 'sales = "default"  # environment MG_ROUTES__SALES' in text
+    assert Settings(**tomllib.loads(text)) == load(file)
+
+
 def leaves(model: type[BaseModel], path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     found: list[tuple[str, ...]] = []
     for name, field in model.model_fields.items():
