@@ -49,8 +49,9 @@ class _Source:
 class Gate:
     """`secret` signs nonces; let it be 32 random bytes."""
 
-    def __init__(self, access: Access, secret: bytes) -> None:
+    def __init__(self, access: Access, secret: bytes, registrar: bool = False) -> None:
         """Raises ValueError for an address that is none."""
+        self._answered = {"INVITE", "REGISTER"} if registrar else {"INVITE"}
         self._access = access
         self._secret = secret
         self._trunks: list[tuple[Network, str]] = [
@@ -140,7 +141,7 @@ class Gate:
     def _authenticate(self, request: Request, host: str, now: float) -> str:
         header = request.headers.get("authorization")
         if header is None:
-            if request.method != "INVITE" and self._access.unknown == "ignore":
+            if request.method not in self._answered and self._access.unknown == "ignore":
                 raise Blocked("a scanner's question")  # only who would call learns that we are here
             raise self._challenge(host, now)
         outcome, trunk = self._judge(header, request, host, now)

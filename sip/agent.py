@@ -219,6 +219,11 @@ class UserAgent:
         if registration is not None:
             registration.stop(now)
 
+    def phones_of(self, user: str, now: float) -> list[tuple[str, Destination]]:
+        """(Contact URI, destination) of a user's phones that registered with us, the newest first: for
+        invite(). Empty without settings.registrar."""
+        return [(item.contact, item.destination) for item in self._reception.registrar.bindings(user, now)]
+
     def watch_trunk(self, trunk: str, destination: Destination, now: float, interval_s: float = 30.0) -> None:
         """Send OPTIONS at intervals; TrunkChanged tells of the first answer and of each change."""
         self.unwatch_trunk(trunk)

@@ -16,6 +16,7 @@ from sip.headers import parse_params
 from sip.identity import party_of
 from sip.incoming import IncomingCall
 from sip.message import MalformedMessage, Request, Response, check_message, parse_message
+from sip.registrar import Registrar
 from sip.replies import reply
 from sip.settings import Destination
 from sip.transaction import ServerTransaction
@@ -46,7 +47,9 @@ class Reception:
     def __init__(self, core: Core, calls: Calls) -> None:
         self.core = core
         self.calls = calls
-        self._gate = Gate(core.settings.access, core.rng.getrandbits(256).to_bytes(32, "big"))
+        self.registrar = Registrar(core)
+        secret = core.rng.getrandbits(256).to_bytes(32, "big")
+        self._gate = Gate(core.settings.access, secret, core.settings.registrar)
 
     def receive(self, data: bytes, addr: Address, now: float, transport: Transport) -> None:
         """Never raises for what `data` holds."""
@@ -178,6 +181,10 @@ class Reception:
             self._on_invite(transaction, request, addr, trunk, now)
         elif request.method == "OPTIONS":
             self._on_options(transaction, now)
+        elif request.method == "REGISTER":
+            response = self.registrar.answer(request, destination, now)
+            self.core.own(response)
+            transaction.respond(response, now)
         else:
             self._refuse(transaction, 603 if request.method == "REFER" else 481, now)
 
@@ -196,13 +203,16 @@ class Reception:
         """Method, Request-URI and Require (§8.2.1-8.2.2). Raises PeerError, Refusal among them."""
         if request.method == "CANCEL":
             return  # what it cancels is gone, and Require is not looked at (§9.2)
-        if request.method not in KNOWN:
+        if request.method not in KNOWN and not self._registers(request):
             raise Refusal(405 if request.method in RECOGNISED else 501, ("Allow", ALLOW))
         if parse_uri(request.uri).headers:
             raise Refusal(400)  # header parts have no place in a Request-URI (§19.1.1)
         unknown = request.headers.tokens("require") - UNDERSTOOD
         if unknown:
             raise Refusal(420, ("Unsupported", ", ".join(sorted(unknown))))
+
+    def _registers(self, request: Request) -> bool:
+        return request.method == "REGISTER" and self.core.settings.registrar
 
     def _on_options(self, transaction: ServerTransaction, now: float) -> None:
         if self._full():

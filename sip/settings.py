@@ -114,5 +114,7 @@ class AgentSettings:
     access: Access = Access()
     max_transactions: int = 20_000
     """Requests of peers remembered at once; beyond that new ones outside of dialogs are dropped."""
+    registrar: bool = False
+    """Take REGISTER from phones that the access rules let in."""
     accept_refer: bool = False
     """False: REFER from a peer gets 603 and TransferRequested is not emitted."""
