@@ -7,6 +7,7 @@ hybrid or room, loudspeaker, clock drift, jumps, loss, µ-law both ways. Everyth
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import cycle
 from pathlib import Path
 
 import av
@@ -173,7 +174,7 @@ def make(recipe: Recipe, far: Pcm, callers: list[Pcm], rate: int, seed: int) -> 
     near = np.zeros_like(far)
     spans = []
     starts = np.linspace(0.27 if not recipe.double_talk else 0.12, 0.82, 4) * len(far)
-    for start, utterance in zip(starts.astype(int), callers, strict=False):
+    for start, utterance in zip(starts.astype(int), cycle(callers), strict=False):
         end = min(start + len(utterance), len(far))
         near[start:end] = utterance[: end - start] * 10 ** ((recipe.caller_dbfs + 22) / 20)
         spans.append((int(start), int(end)))

@@ -54,6 +54,8 @@ class DuplexSettings:
     """Silence after which what was said so far is forgotten."""
     agent_pause_ms: float = 400.0
     """Silence after which the agent has stopped."""
+    settle_ms: float = 160.0
+    """After yielded(): one engine frame may have been in the making, and one on its way."""
     undecided_ms: float = 3_000.0
     """Watchdog: longest that a doubt may lower or hold the agent."""
     unyielding_ms: float = 4_000.0
@@ -131,6 +133,7 @@ class Duplex:
         self._since = 0  # when `give` was last changed
         self._agent_quiet = 0  # samples
         self._sent = 0
+        self._new_from: int | None = None  # after a cut: where the agent's new words begin
 
     @property
     def has_events(self) -> bool:
@@ -172,16 +175,17 @@ class Duplex:
         if paused and self.agent_speaks:
             self.agent_speaks = False
             self._events.append(AgentStopped(at + block - self._agent_quiet))
-        if self.give is Give.NOTHING and paused:
-            self.yielded(at)
+        new = paused or (self._new_from is not None and at >= self._new_from)
+        if self.give is Give.NOTHING and new:
+            self._change(Give.WHOLE, at, Resumed(at, "yielded"))
         elif self.give is Give.LOW and paused:  # held, he waits with what he had to say
             self._resume(at, "passed")
         self._watch(at)
 
     def yielded(self, at: int) -> None:
-        """The engine has stopped and its queue is empty: what comes now was said after the cut."""
-        if self.give is Give.NOTHING:
-            self._change(Give.WHOLE, at, Resumed(at, "yielded"))
+        """The engine was told and its queue is empty: what comes, once that has settled, is new."""
+        if self.give is Give.NOTHING and self._new_from is None:
+            self._new_from = at + int(self.settings.settle_ms) * MS
 
     def _note_caller(self, at: int, speech_ms: float, silence_ms: float) -> None:
         if speech_ms > 0 and not self.caller_speaks:
@@ -221,6 +225,7 @@ class Duplex:
         if self.give is Give.WHOLE or give in (Give.WHOLE, Give.NOTHING):
             self._since = at
         self.give = give
+        self._new_from = None
         self._events.append(event)
 
     def _watch(self, at: int) -> None:

@@ -148,7 +148,7 @@ def test_after_the_engine_has_yielded_the_agent_is_heard_again_while_the_caller_
     room.go(400, caller=True, agent=True)
     assert room.duplex.give is Give.WHOLE
     assert len(room.only(Interrupted)) == 1
-    assert room.only(Resumed) == [Resumed(1_600 * MS, "yielded")]
+    assert room.only(Resumed) == [Resumed(1_760 * MS, "yielded")]
 
 
 def test_the_next_talkspurt_cuts_again() -> None:

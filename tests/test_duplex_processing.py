@@ -8,6 +8,7 @@ import pytest
 
 from bench.echo_scenes import read_flac
 from gateway.duplex import CallerStarted, Ducked, DuplexEvent, Give, Held, Interrupted, Policy, Resumed
+from gateway.media import delay, kalman, reference, residual
 from gateway.media.holdback import MOST_HELD, Holdback
 from gateway.media.messages import Processing
 from gateway.media.processing import DuplexProcessing
@@ -91,6 +92,14 @@ def test_it_is_what_the_media_plane_asks_for(silero: Silero) -> None:
     assert processing is not None
 
 
+def test_warming_compiles_every_loop_and_opens_no_row(silero: Silero) -> None:
+    processing = DuplexProcessing(8, silero=silero)
+    processing.warm()
+    for loop in (kalman.predict, kalman.trust, kalman.correct, delay.gather, reference.read, residual.shape):
+        assert loop.chosen
+    assert all(processing.echo(row) is None for row in range(8))
+
+
 def test_an_agent_who_hears_himself_come_back_does_not_interrupt_himself(silero: Silero) -> None:
     processing = DuplexProcessing(8, silero=silero)
     line = Line(processing)
@@ -128,6 +137,9 @@ def test_after_yielded_the_agent_speaks_at_once_and_only_what_is_new(silero: Sil
     talk(line, old, caller_voice(1.0), 4.0)
     assert line.only(Interrupted)
     processing.yielded(ROW)
+    for _ in range(8):  # the frame in the making and the one on its way
+        line.step(old[:BLOCK])
+        assert np.all(line.out[-1] == 0)
     new = np.full(BLOCK, 0.25, np.float32)
     line.step(new)
     line.step(new)

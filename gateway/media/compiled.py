@@ -26,6 +26,11 @@ class kernel:
         self.twin = twin
         self._chosen: Kernel | None = None
 
+    @property
+    def chosen(self) -> bool:
+        """Whether it has been called, so that the next call takes no time to compile."""
+        return self._chosen is not None
+
     def __call__(self, *args: Any) -> Any:
         if self._chosen is None:
             self._chosen = _compile(self.loop) or self.twin

@@ -281,6 +281,20 @@ class EchoCanceller:
             self._restart(row, BROKEN)
 
 
+def warm() -> None:
+    """Compile (or load from the cache) all that a canceller runs: seconds the first time, then 50 ms."""
+    canceller, rows, none = EchoCanceller(1), np.zeros(1, np.intp), np.zeros(1, np.int32)
+    noise = np.random.default_rng(1).standard_normal((64, 1, canceller.block)).astype(
+        np.float32
+    ) * np.float32(0.1)
+    canceller.open(0)
+    for tick in range(len(noise)):
+        canceller.sent(rows, noise[tick])
+        canceller.hear(rows, np.float32(0.2) * noise[max(0, tick - 2)], none)
+    if canceller.report(0).state == "listening":
+        raise RuntimeError("the echo canceller did not find the echo it was warmed with")
+
+
 def _no_louder(heard: F32, found: Innovation) -> tuple[F32, Flags]:
     """The error (n, L), and where heard and predicted do not belong together (n,).
 

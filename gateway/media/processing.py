@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from engine.api import Pcm
 from gateway.duplex import Duplex, DuplexEvent, DuplexSettings, Give, Policy
-from gateway.media.echo import EchoCanceller, EchoReport
+from gateway.media.echo import EchoCanceller, EchoReport, warm
 from gateway.media.holdback import AUDIBLE, Holdback
 from gateway.media.resample import Resampler
 from gateway.media.vad import RATE as DETECTOR_RATE
@@ -61,6 +61,12 @@ class DuplexProcessing:
         self._live = np.zeros(count, np.bool_)  # rows whose Duplex has something on its mind
         self._yielded: deque[int] = deque(maxlen=MOST_EVENTS)
         self._events: deque[tuple[int, DuplexEvent]] = deque(maxlen=MOST_EVENTS)
+
+    def warm(self) -> None:
+        """Do before the first call what takes seconds: compile the loops, run Silero once. Blocks."""
+        if self.settings.cancel_echo:
+            warm()
+        self._detector.warm()
 
     def set_policy(self, row: int, policy: Policy) -> None:
         """Who gives way on this row, from its next block on; of a row not open yet, from its opening."""

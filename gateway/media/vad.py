@@ -122,6 +122,10 @@ class SpeechDetector:
         self.noise[row] = 1e-6
         self.speech[row] = self.silence[row] = 0
 
+    def warm(self) -> None:
+        """Run the model once, on silence and for no row."""
+        self._silero(np.zeros((1, CONTEXT + FRAME), np.float32), np.zeros((2, 1, 128), np.float32))
+
     def hear(self, rows: Rows, pcm: F32, echo: F32) -> Rows:
         """Take a block (n, 160) of each row; echo (n,): power per sample that may be the agent's.
 
