@@ -54,6 +54,7 @@ class Gate:
         self._answered = {"INVITE", "REGISTER"} if registrar else {"INVITE"}
         self._access = access
         self._secret = secret
+        self._serial = 0
         self._trunks: list[tuple[Network, str]] = [
             (ipaddress.ip_network(address, strict=False), trunk.name)
             for trunk in access.trunks
@@ -187,7 +188,8 @@ class Gate:
     # Nonces carry their own time and need no memory; only their use is counted.
 
     def _challenge(self, host: str, now: float, stale: bool = False) -> Denied:
-        nonce = self._sign(f"{int(now * 1_000):x}", host)
+        self._serial += 1  # two phones behind one address must not share a nonce and its count
+        nonce = self._sign(f"{int(now * 1_000):x}-{self._serial:x}", host)
         tail = ", stale=true" if stale else ""
         realm = self._access.realm.replace("\\", "").replace('"', "")
         return Denied(
@@ -206,7 +208,7 @@ class Gate:
         stamp, _, _ = nonce.partition(".")
         if not equal_digests(self._sign(stamp, host), nonce):
             return False
-        return 0 <= now - int(stamp, 16) / 1_000 + 0.001 <= NONCE_S
+        return 0 <= now - int(stamp.partition("-")[0], 16) / 1_000 + 0.001 <= NONCE_S
 
     def _count_is_new(self, nonce: str, count: int) -> bool:
         """nc must grow: a request that was overheard cannot be sent again (RFC 7616 §3.4)."""

@@ -131,6 +131,15 @@ def test_a_nonce_grows_stale_and_a_count_cannot_be_used_twice() -> None:
     assert "stale=true" in (peer.response().headers.get("www-authenticate") or "")
 
 
+def test_two_phones_behind_one_address_get_a_nonce_each() -> None:
+    peer = site(Access(trunks=(PBX,)))
+    first, second = challenged(peer, "MD5", 1), challenged(peer, "MD5", 2)
+    assert first.nonce != second.nonce
+    for number, challenge in enumerate((first, second)):
+        peer.deliver(signed(challenge, number))
+    assert len(peer.agent.of(CallOffered)) == 2
+
+
 def test_a_nonce_belongs_to_the_address_it_was_given_to() -> None:
     peer = site(Access(trunks=(PBX,)))
     challenge = challenged(peer, "MD5")
