@@ -10,10 +10,13 @@ Only the agent is ever decoded, so her voice is nearly all the decoder learns.
 from __future__ import annotations
 
 import argparse
+import math
 import random
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -24,6 +27,10 @@ from train.rvq import RvqTrainer
 
 FRAMES = 26
 """Length of one training excerpt: 2.1 s."""
+CONTEXT = 8
+"""Frames before an excerpt that the decoder sees and the loss does not."""
+LEAD = 25
+"""Frames of silence a line is encoded behind."""
 BATCH = 8
 RESOLUTIONS = ((512, 128, 40), (1024, 256, 64), (2048, 512, 80))
 
@@ -61,8 +68,7 @@ class SpectralLoss(nn.Module):
 class AgentExcerpts:
     """Excerpts of the agent's stream: lines with silences around them, as the call will have them."""
 
-    def __init__(self, store: AgentStore, seed: int, other_share: float = 0.15) -> None:
-        self.other_share = other_share
+    def __init__(self, store: AgentStore, seed: int) -> None:
         self.rng = random.Random(seed)
         lines = [store.pcm(line) for line in store.lines.values()]
         others = [store.samples[at : at + length] for at, length in store.others]
@@ -73,7 +79,7 @@ class AgentExcerpts:
 
     def _excerpt(self) -> Tensor:
         size = FRAMES * FRAME
-        line = self.rng.choice(self.others if self.rng.random() < self.other_share else self.lines)
+        line = self.rng.choice(self.others if self.rng.random() < 0.15 else self.lines)
         start = self.rng.randint(-size // 3, max(1, len(line) - size // 2))
         start -= start % FRAME if self.rng.random() < 0.7 else 0
         out = torch.zeros(size)
@@ -139,17 +145,55 @@ def spoken_vectors(net: TinyNet, pcm: Tensor) -> Tensor:
     return total
 
 
+class CodedLines:
+    """Excerpts of (vectors, samples) as a call has them: each line encoded whole, behind silence.
+
+    A tenth is cut: the vectors turn to silence in the middle of a word and so do the samples, as when
+    the agent yields.
+    """
+
+    def __init__(self, net: TinyNet, store: AgentStore, seed: int) -> None:
+        self.rng = random.Random(seed)
+        canned = [store.pcm(line) for line in store.lines.values()]
+        others = [store.samples[at : at + length] for at, length in store.others]
+        self.canned, self.others = ([self._coded(net, pcm) for pcm in group] for group in (canned, others))
+        self.silence = self.canned[0][0][LEAD - CONTEXT - 1]
+
+    @torch.no_grad()
+    def _coded(self, net: TinyNet, pcm: NDArray[np.float32]) -> tuple[Tensor, Tensor]:
+        frames = max(math.ceil(len(pcm) / FRAME) + 3, FRAMES)
+        samples = torch.zeros(1, (LEAD + frames) * FRAME)
+        samples[0, LEAD * FRAME : LEAD * FRAME + len(pcm)] = torch.from_numpy(pcm.copy())
+        vectors = spoken_vectors(net, samples)
+        return vectors[0, LEAD - CONTEXT :], samples[0, (LEAD - CONTEXT) * FRAME :]
+
+    def batch(self) -> tuple[Tensor, Tensor]:
+        """(B, CONTEXT + FRAMES, dim) and (B, the same * 1920)."""
+        parts = [self._excerpt() for _ in range(BATCH)]
+        return torch.stack([part[0] for part in parts]), torch.stack([part[1] for part in parts])
+
+    def _excerpt(self) -> tuple[Tensor, Tensor]:
+        vectors, samples = self.rng.choice(self.others if self.rng.random() < 0.05 else self.canned)
+        start = self.rng.randint(0, len(vectors) - CONTEXT - FRAMES)
+        stop = start + CONTEXT + FRAMES
+        vectors, samples = vectors[start:stop], samples[start * FRAME : stop * FRAME]
+        if self.rng.random() < 0.1:
+            cut = self.rng.randint(CONTEXT, CONTEXT + FRAMES - 2)
+            vectors, samples = vectors.clone(), samples.clone()
+            vectors[cut:], samples[cut * FRAME :] = self.silence, 0.0
+        return vectors, samples
+
+
 def train_decoder(state: Path, minutes: float, seed: int = 2) -> None:
     """Refine the decoder on the codes the language model will give."""
     net = load_acoustic(state)
-    loss, excerpts = SpectralLoss(), AgentExcerpts(AgentStore(state), seed, other_share=0.05)
+    loss, lines = SpectralLoss(), CodedLines(net, AgentStore(state), seed)
     optimiser = torch.optim.AdamW(net.decoder.parameters(), betas=(0.8, 0.99), weight_decay=1e-3)
     loop = Loop(state / "decoder.pt", net.decoder, optimiser, minutes, 1e-3)
+    heard = slice(CONTEXT * FRAME, None)
     while loop.running:
-        pcm = excerpts.batch()
-        with torch.no_grad():
-            vectors = spoken_vectors(net, pcm)
-        loop.step({"spectral": aligned_loss(loss, net.decoder(vectors), pcm)})
+        vectors, samples = lines.batch()
+        loop.step({"spectral": aligned_loss(loss, net.decoder(vectors)[:, heard], samples[:, heard])})
         if loop.steps % 100 == 0 or loop.steps == 10:
             loop.report()
 
