@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from sip.core import Core
@@ -15,11 +17,35 @@ from sip.settings import Destination
 from sip.uri import Uri, parse_uri
 from sip.via import MAGIC_COOKIE
 
+_PRIVATE = [
+    ipaddress.ip_network(text)
+    for text in (
+        "10.0.0.0/8",
+        "172.16.0.0/12",
+        "192.168.0.0/16",
+        "100.64.0.0/10",
+        "169.254.0.0/16",
+        "127.0.0.0/8",
+        "fc00::/7",
+        "fe80::/10",
+        "::1/128",
+    )
+]
 _IP = re.compile(r"\d{1,3}(\.\d{1,3}){3}\Z|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\Z")
 
 
 def is_ip(host: str) -> bool:
     return _IP.match(host) is not None
+
+
+@lru_cache(maxsize=1_024)
+def is_inside(host: str) -> bool:
+    """An address of a private network, which nobody outside of it can send to (RFC 1918, 6598, 4193)."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return any(address in network for network in _PRIVATE if network.version == address.version)
 
 
 def destination_of(uri: Uri, transport: Transport = "udp", flow: Address | None = None) -> Destination:
@@ -140,6 +166,8 @@ class Dialog:
         """The first route, or the target (§12.2.1.1)."""
         text = parse_name_addr(self.routes[0]).uri if self.routes else self.target
         uri = parse_uri(text)
+        if not self.routes and is_inside(uri.host) and not is_inside(self.origin.host):
+            return self.origin  # a phone behind NAT names an address that leads nowhere from here
         return destination_of(uri, self.transport, self.flow) if uri.host else self.origin
 
 

@@ -623,3 +623,24 @@ def test_the_owner_learns_of_a_broken_body_before_the_call_exists() -> None:
     with pytest.raises(PeerError) as caught:
         peer.agent.ua.accept(call, OURS, peer.now)
     assert caught.value.code == 400
+
+
+@pytest.mark.parametrize(
+    ("contact", "source", "goes_to"),
+    [
+        ("192.168.1.7:5060", ("198.51.100.20", 41_000), ("198.51.100.20", 41_000)),
+        ("203.0.113.7:5062", ("198.51.100.20", 41_000), ("203.0.113.7", 5062)),
+        ("192.168.1.7:5060", ("192.168.1.1", 41_000), ("192.168.1.7", 5060)),
+    ],
+)
+def test_a_phone_behind_nat_is_reached_where_it_called_from(
+    contact: str, source: tuple[str, int], goes_to: tuple[str, int]
+) -> None:
+    peer = Script(Agent(), source)
+    peer.deliver(request().replace(b"<sip:ann@198.51.100.20:5070>", f"<sip:ann@{contact}>".encode()))
+    call = peer.agent.one(CallOffered).call
+    peer.agent.ua.accept(call, OURS, peer.now)
+    tag = peer.response().to.tag or ""
+    peer.deliver(request("ACK", branch="z9hG4bK-a", to_tag=tag, body=None))
+    peer.agent.ua.hang_up(call, peer.now)
+    assert peer.request("BYE").uri == f"sip:ann@{contact}" and peer.raw[-1][2][:2] == goes_to
