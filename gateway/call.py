@@ -12,13 +12,17 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from engine.api import Persona, Slot, SlotEnded, SlotEvent
-from gateway.media.messages import Closed, MediaEvent, MediaFailed, MediaStats, RtpTimedOut
+from engine.api import Persona, Slot, SlotEnded, TextSpoken
+from gateway.call_events import CallEvent, KeyPressed, KeySource, OrderGiven, StateChanged
+from gateway.keys import KeyPad
+from gateway.media.messages import Closed, DtmfReceived, MediaFailed, MediaStats, RtpTimedOut
 from gateway.media.plane import MediaPlane
+from gateway.orders import OrderReader
+
+__all__ = ["Call", "CallEvent", "Leg"]
 
 log = logging.getLogger(__name__)
 
-CallEvent = SlotEvent | MediaEvent
 MEDIA_CLOSE_S = 1.0
 """How long a row may take to come back from the media plane (one tick is 20 ms)."""
 
@@ -46,10 +50,13 @@ class Call:
         self.callee = ""
         self.admitted_at = time.time()
         self.answered_at: float | None = None
+        self.ended_at: float | None = None
         self.ended = asyncio.Event()
         self.ended_by = ""
         """`caller`, `agent`, `gateway` or `engine`, once ended."""
         self.end_reason = ""
+        self.final_code = 0
+        """The last SIP code of a phone call's INVITE, once it is over."""
         self.final_stats: MediaStats | None = None
         self._ending: asyncio.Task[None] | None = None
         self.media_number: int | None = None
@@ -57,6 +64,8 @@ class Call:
         self._media_closed = asyncio.Event()
         self._ended_listeners: list[Callable[[Call], None]] = []
         self._event_listeners: list[Callable[[CallEvent], None]] = []
+        self._keys = KeyPad()
+        self._orders = OrderReader()
 
     @property
     def row(self) -> int:
@@ -67,7 +76,7 @@ class Call:
         self._ended_listeners.append(listener)
 
     def on_event(self, listener: Callable[[CallEvent], None]) -> None:
-        """Be told what the agent says and what the media plane sees, in order."""
+        """Be told what the agent says, what the media plane sees, keys and states, in order."""
         self._event_listeners.append(listener)
 
     def media_opened(self, number: int) -> None:
@@ -80,11 +89,33 @@ class Call:
             self.answered_at = time.time()
             self.plane.start(self.row)
             log.info("call %s answered", self.id)
+            self._tell(StateChanged("answered"))
+
+    def press(self, digit: str, duration_ms: int, source: KeySource) -> None:
+        """The caller pressed a key; a press that came another way already is not told again."""
+        if self._keys.is_new(digit, source, time.monotonic()):
+            self._tell(KeyPressed(digit, duration_ms, source))
 
     def deliver(self, event: CallEvent) -> None:
-        """Pass an event of the slot or the plane to whoever listens; the fatal ones end the call."""
+        """Pass an event of the slot, the plane or the leg to whoever listens; the fatal ones end the call."""
+        match event:
+            case TextSpoken(frame=frame, text=text):
+                shown, orders = self._orders.take(text)
+                if shown:
+                    self._tell(TextSpoken(frame, shown))
+                for order in orders:
+                    self._tell(OrderGiven(order))
+            case DtmfReceived(digit=digit, duration_ms=duration_ms):
+                self.press(digit, duration_ms, "rtp")
+            case _:
+                self._tell(event)
+                self._end_if_fatal(event)
+
+    def _tell(self, event: CallEvent) -> None:
         for listener in self._event_listeners:
             listener(event)
+
+    def _end_if_fatal(self, event: CallEvent) -> None:
         match event:
             case SlotEnded(reason=reason):
                 self.end_soon("engine", reason)
@@ -119,6 +150,7 @@ class Call:
             except TimeoutError:
                 log.error("call %s: the media plane did not give row %d back", self.id, self.row)
         self.slot.close()
+        self.ended_at = time.time()
         self.ended.set()
         log.info("call %s ended by %s: %s", self.id, self.ended_by, self.end_reason)
         for listener in self._ended_listeners:

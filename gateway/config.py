@@ -13,10 +13,22 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from engine.api import Persona
-from gateway.config_phone import AccountSettings, ReadableFile, TrunkSettings, listed, secret_of
+from gateway.config_phone import (
+    AccountSettings,
+    AdminSettings,
+    OutboundSettings,
+    ReadableFile,
+    SipUri,
+    TrunkSettings,
+    Words,
+    listed,
+    secret_of,
+)
 
 ENV_PREFIX = "MG_"
 ENV_DELIMITER = "__"
+MIN_KEY = 16
+"""Characters of an operators' key: fewer could be tried out."""
 
 
 def _port_range(value: object) -> object:
@@ -42,7 +54,6 @@ def _checked_address(value: str) -> str:
     return value
 
 
-Words = Annotated[tuple[str, ...], BeforeValidator(listed)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 PortRange = Annotated[tuple[int, int], BeforeValidator(_port_range), AfterValidator(_checked_range)]
 Address = Annotated[str, AfterValidator(_checked_address)]
@@ -174,6 +185,13 @@ class MediaSettings(_Section):
     """The jitter buffer never aims for less."""
     jitter_max_ms: Annotated[int, Field(ge=20, le=2000)] = 400
     """The jitter buffer never holds more; what comes later is lost."""
+    echo_cancel: Literal["auto", "on", "off"] = "auto"
+    """Take the agent's echo out of what it hears. auto: on, but not for engine.kind = echo, whose voice is
+    the caller's own."""
+
+    def cancels_echo(self, engine_kind: str) -> bool:
+        """Whether it is on with this engine."""
+        return self.echo_cancel == "on" or (self.echo_cancel == "auto" and engine_kind != "echo")
 
 
 class PersonaSettings(_Section):
@@ -191,9 +209,11 @@ class PersonaSettings(_Section):
     """With a seed the same input gives the same tokens; unset: a new one a call."""
     duplex: Literal["model", "duck", "cut", "never"] = "model"
     """When the caller speaks over the agent: the model decides, duck then cut, cut, or never give way."""
+    transfer_to: SipUri | None = None
+    """Where a caller on the phone goes when the agent writes `<transfer>`; unset: nowhere."""
 
     def persona(self, name: str) -> Persona:
-        return Persona(name=name, **self.model_dump(exclude={"duplex"}))
+        return Persona(name=name, **self.model_dump(exclude={"duplex", "transfer_to"}))
 
 
 class LimitSettings(_Section):
@@ -201,6 +221,12 @@ class LimitSettings(_Section):
 
     drain_s: Annotated[float, Field(ge=0, le=86400)] = 30.0
     """On SIGTERM calls may go on for so long before they are hung up."""
+    max_call_s: Annotated[float, Field(ge=0)] = 0.0
+    """A call is hung up after so long; 0: it may last for ever."""
+    caller_silence_s: Annotated[float, Field(ge=0)] = 0.0
+    """A caller so long silent is asked, and hung up after as long again; 0: he may be silent."""
+    silence_question: Annotated[str, Field(min_length=1, max_length=200)] = "Are you still there?"
+    """What the agent asks then."""
 
 
 class LogSettings(_Section):
@@ -232,6 +258,8 @@ class Settings(BaseSettings):
     """Called user -> persona; a user who is not in it gets the persona of his own name, or the default."""
     trunks: dict[str, TrunkSettings] = {}
     accounts: dict[str, AccountSettings] = {}
+    outbound: OutboundSettings = OutboundSettings()
+    admin: AdminSettings = AdminSettings()
     limits: LimitSettings = LimitSettings()
     log: LogSettings = LogSettings()
 
@@ -276,6 +304,10 @@ def contradictions(settings: Settings) -> list[tuple[tuple[str, ...], str]]:
             found.append((("trunks", name), "username and password (or password_file) are needed together"))
         if not trunk.addresses and trunk.username is None and trunk.server is None:
             found.append((("trunks", name), "needs addresses, or username and password, or a server"))
+    if settings.outbound.trunk not in (None, *settings.trunks, *settings.accounts):
+        found.append((("outbound", "trunk"), f"there is no trunk or account named {settings.outbound.trunk}"))
+    if settings.admin.port is not None and len(settings.admin.secret() or "") < MIN_KEY:
+        found.append((("admin", "port"), f"needs key_file or MG_ADMIN__KEY, of {MIN_KEY} characters or more"))
     if engine.kind == "chat" and engine.url is None:
         found.append((("engine", "url"), "needed with kind = chat: the address of the remote Moshi"))
     if engine.url and "token=" in engine.url:

@@ -1,4 +1,5 @@
-"""Settings of who may call and where to call: trunks, accounts at registrars, and the caps on calling out."""
+"""Settings of who may call, where to call, and who may tell the gateway to: trunks, accounts at registrars,
+the caps on calling out, and the operators' API."""
 
 from __future__ import annotations
 
@@ -43,6 +44,7 @@ def secret_of(value: SecretStr | None, file: Path | None) -> str | None:
 Network = Annotated[str, AfterValidator(_checked_network)]
 Networks = Annotated[tuple[Network, ...], BeforeValidator(listed)]
 ReadableFile = Annotated[Path, AfterValidator(_checked_file)]
+Words = Annotated[tuple[str, ...], BeforeValidator(listed)]
 SipUri = Annotated[str, Field(pattern=r"^sips?:[^\s<>]+$")]
 SipHost = Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+)(:\d{1,5})?$")]
 
@@ -65,6 +67,9 @@ class TrunkSettings(_Section):
     """Where it is, host or host:port: OPTIONS go there to see whether it is up."""
     transport: Literal["udp", "tcp", "tls"] = "udp"
     """How the server is reached."""
+    caller: SipUri | None = None
+    """Who calls when the gateway calls out by this trunk, such as sip:+4930123@carrier.example; unset: moshi
+    at the gateway's address."""
     keepalive_s: Annotated[float, Field(ge=0, le=3600)] = 30.0
     """Seconds between OPTIONS to the server; 0: none."""
 
@@ -95,5 +100,45 @@ class AccountSettings(_Section):
     @property
     def aor(self) -> str:
         """The address of record: the user at the registrar's host."""
-        scheme, _, rest = self.registrar.partition(":")
-        return f"{scheme}:{self.user}@{rest.rpartition('@')[2].partition(';')[0]}"
+        return f"{self.registrar.partition(':')[0]}:{self.user}@{self.domain.partition(';')[0]}"
+
+    @property
+    def domain(self) -> str:
+        """The registrar's host, port and parameters."""
+        return self.registrar.partition(":")[2].rpartition("@")[2]
+
+
+class AdminSettings(_Section):
+    """The operators' HTTP API: calls, transfers, placing calls. Off until it has a port and a key."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. It speaks plain http: keep it on this machine or on a network of your own."""
+    port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    """TCP port; unset: no such API; 0 takes any free one."""
+    key: SecretStr | None = None
+    """What operators present as `Authorization: Bearer KEY`. Environment only; in a file use key_file."""
+    key_file: ReadableFile | None = None
+    """A file whose content is the key."""
+
+    def secret(self) -> str | None:
+        """The key, from wherever it was given."""
+        return secret_of(self.key, self.key_file)
+
+
+class OutboundSettings(_Section):
+    """Calls that operators place through the gateway, and the caps that keep them from costing a fortune."""
+
+    enabled: bool = False
+    """Let operators place calls."""
+    trunk: str | None = None
+    """The trunk or account that numbers are called by where the operator names none."""
+    prefixes: Words = ()
+    """What a called number or user must begin with, such as "+4930"; none may be called without."""
+    hosts: Words = ()
+    """Hosts that may be called directly by a sip: URI, without a trunk."""
+    per_minute: Annotated[int, Field(ge=1, le=6000)] = 10
+    """Calls begun within any 60 s."""
+    concurrent: Annotated[int, Field(ge=1, le=4096)] = 2
+    """Calls out at once, ringing ones included."""
+    max_call_s: Annotated[float, Field(gt=0, le=86400)] = 600.0
+    """A call out is hung up after so long."""

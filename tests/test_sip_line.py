@@ -3,109 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
 
-from engine.api import Persona, SlotEnded
-from gateway.call import Call
-from gateway.legs.rtp_ports import RtpPorts
-from gateway.legs.sip import SipLine, SipLineSettings
+from engine.api import SlotEnded
 from gateway.legs.sip_leg import ControlFailed, SipLeg
 from gateway.media.messages import RtpTimedOut
-from gateway.switchboard import Offer, Refused, Switchboard
-from sip.message import Request, Response, parse_message
-from tests.phone import Bench, Phone, speech
-from tests.sip_wire import OFFER, Agent, Script, request, respond
-
-CONTACT = "Contact: <sip:ann@198.51.100.20:5070>\r\nContent-Type: application/sdp\r\n"
-
-
-@dataclass
-class Shell:
-    """In the endpoint's place: carries events to the line, and bytes to the scripted phone."""
-
-    script: Script
-    line: SipLine | None = None
-    seen: int = 0
-    transmitted: int = 0
-    events: list[object] = field(default_factory=list)
-
-    def transmit(self) -> None:
-        self.transmitted += 1
-        while (event := self.script.agent.ua.next_event()) is not None:
-            self.events.append(event)
-            assert self.line is not None
-            self.line.receive(event)
-        for data, _ in self.script.agent.ua.datagrams_to_send(self.script.now):
-            self.script.sent.append(parse_message(data))
-
-
-@dataclass
-class House:
-    bench: Bench
-    script: Script
-    shell: Shell
-    line: SipLine
-    switchboard: Switchboard
-
-    def phone_says(self, message: bytes) -> None:
-        self.script.agent.ua.receive_datagram(message, self.script.address, self.script.now, "udp")
-        self.shell.transmit()
-
-    async def settle(self) -> None:
-        """Let tasks run, the plane tick, and its events arrive."""
-        for _ in range(8):
-            await asyncio.sleep(0)
-            self.bench.plane.tick(self.bench.now)
-            self.bench.step_number += 1
-            self.bench.engine.run_due(self.bench.now)
-            self.switchboard.deliver_media_events()
-            self.shell.transmit()
-
-    def final(self) -> Response:
-        found = [m for m in self.script.sent if isinstance(m, Response) and m.code >= 200]
-        self.script.sent.clear()
-        assert len(found) == 1, found
-        return found[0]
-
-    def requests(self, method: str) -> list[Request]:
-        return [m for m in self.script.sent if isinstance(m, Request) and m.method == method]
+from gateway.switchboard import Offer, Refused
+from sip.message import Response
+from tests.phone import Phone, speech
+from tests.sip_house import CONTACT, House, ack, answered_call, asked, bye, open_house, reinvite, until_sent
+from tests.sip_wire import OFFER, request, respond
 
 
 @pytest.fixture
 async def house() -> AsyncIterator[House]:
-    bench = Bench(count=2)
-    agent = Agent()
-    script = Script(agent)
-    shell = Shell(script)
-    personas = {"default": Persona(), "anna": Persona("anna")}
-    switchboard = Switchboard(bench.engine, bench.plane, personas)
-    settings = SipLineSettings(public_host="192.0.2.10", routes={"100": "anna"}, clock=lambda: script.now)
-    line = SipLine(switchboard, agent.ua, shell, RtpPorts("127.0.0.1"), settings)
-    shell.line = line
-    yield House(bench, script, shell, line, switchboard)
-    for call in list(switchboard.calls.values()):
-        call.end_soon("gateway", "the test is over")
-    house_ = House(bench, script, shell, line, switchboard)
-    await house_.settle()
-
-
-def ack(answer: Response, **kind: object) -> bytes:
-    tag = str(answer.to).split("tag=")[1]
-    return request("ACK", branch="z9hG4bK-ack", to_tag=tag, body=None, **kind)  # type: ignore[arg-type]
-
-
-def reinvite(answer: Response, body: bytes, cseq: int) -> bytes:
-    tag = str(answer.to).split("tag=")[1]
-    return request(branch=f"z9hG4bK-re{cseq}", to_tag=tag, cseq=cseq, body=body)
-
-
-def bye(answer: Response) -> bytes:
-    tag = str(answer.to).split("tag=")[1]
-    return request("BYE", branch="z9hG4bK-bye", to_tag=tag, cseq=2, body=None)
+    async with open_house() as made:
+        yield made
 
 
 async def test_an_offered_call_is_answered_and_its_row_starts_with_the_ack(house: House) -> None:
@@ -235,25 +151,6 @@ async def test_draining_refuses_newcomers_and_ends_who_is_left(house: House) -> 
     await house.settle()
 
 
-async def answered_call(house: House) -> tuple[Call, Response]:
-    house.phone_says(request())
-    await house.settle()
-    answer = house.final()
-    house.phone_says(ack(answer))
-    (call,) = house.switchboard.calls.values()
-    return call, answer
-
-
-async def asked(house: House, step: Awaitable[None], method: str) -> tuple[asyncio.Future[None], Request]:
-    """Begin a step of call control; the request it sent."""
-    doing = asyncio.ensure_future(step)
-    await asyncio.sleep(0)
-    house.shell.transmit()
-    (sent,) = house.requests(method)
-    house.script.sent.clear()
-    return doing, sent
-
-
 async def test_we_hold_a_caller_and_take_him_back(house: House) -> None:
     call, _ = await answered_call(house)
     assert isinstance(call.leg, SipLeg)
@@ -280,11 +177,7 @@ async def test_a_refused_transfer_leaves_the_caller_with_the_agent(house: House)
 
 async def test_an_agent_calls_out_and_speaks_once_it_was_answered(house: House) -> None:
     placing = asyncio.ensure_future(house.line.place("sip:ann@198.51.100.20:5070", "anna"))
-    for _ in range(20):
-        await asyncio.sleep(0.005)  # of real time: the name is looked up off the loop
-        if house.requests("INVITE"):
-            break
-    (invite,) = house.requests("INVITE")
+    invite = await until_sent(house, "INVITE")
     house.phone_says(respond(invite, 180, extra=CONTACT))
     (call,) = house.switchboard.calls.values()
     assert call.answered_at is None and call.direction == "outbound"
@@ -303,11 +196,7 @@ async def test_an_agent_calls_out_and_speaks_once_it_was_answered(house: House) 
 
 async def test_a_call_that_nobody_takes_frees_its_slot_and_says_the_code(house: House) -> None:
     placing = asyncio.ensure_future(house.line.place("sip:ann@198.51.100.20:5070"))
-    for _ in range(20):
-        await asyncio.sleep(0.005)  # of real time: the name is looked up off the loop
-        if house.requests("INVITE"):
-            break
-    (invite,) = house.requests("INVITE")
+    invite = await until_sent(house, "INVITE")
     house.phone_says(respond(invite, 486))
     with pytest.raises(ControlFailed, match="486"):
         await placing

@@ -6,13 +6,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, cast
 
 from gateway.call import Call, CallEvent
+from gateway.call_events import StateChanged
 from gateway.dial import CannotDial, resolved
 from gateway.legs.rtp_ports import NoFreePort, RtpPorts
 from gateway.legs.sip_leg import AgentShell, ControlFailed, SipLeg
@@ -27,6 +29,8 @@ from sip.events import (
     CallHeld,
     CallOffered,
     CallResumed,
+    CallRinging,
+    DtmfReceived,
     EarlyMediaStarted,
     Event,
     MediaChanged,
@@ -37,6 +41,7 @@ from sip.settings import Credentials, Destination
 
 log = logging.getLogger(__name__)
 
+TRANSPORT = re.compile(r";transport=(udp|tcp|tls)\b", re.IGNORECASE)
 FIRST_WORDS_S = 1.0
 """How long an agent who called waits for the other side's first packet before it speaks."""
 
@@ -111,6 +116,10 @@ class SipLine:
                 task.add_done_callback(lambda done: self._admitted(event.call, done))
             case CallConfirmed(call=dialog, media=media):
                 self._confirmed(dialog, media)
+            case CallRinging(call=dialog):
+                self._say(dialog, StateChanged("ringing"))
+            case DtmfReceived(call=dialog, digit=digit, duration_ms=duration_ms):
+                self._press(dialog, digit, duration_ms)
             case EarlyMediaStarted(call=dialog, media=media):
                 self._hear_early(dialog, media)
             case CallAnswered(call=dialog, media=media):
@@ -121,6 +130,8 @@ class SipLine:
                 | CallResumed(call=dialog, media=media)
             ):
                 self._change_media(dialog, media)
+                if not isinstance(event, MediaChanged):
+                    self._say(dialog, StateChanged("held" if isinstance(event, CallHeld) else "resumed"))
             case CallEnded(call=dialog):
                 self._ended(event)
 
@@ -177,45 +188,57 @@ class SipLine:
         call.on_ended(lambda _: self._release(leg))
         self._calls[leg.dialog] = call
 
-    async def place(self, uri: str, persona: str | None = None, trunk: Outbound | None = None) -> Call:
-        """Call somebody: a slot is reserved first, and the call returned once it was answered.
+    async def place(self, uri: str, persona: str | None = None, way: Outbound | None = None) -> Call:
+        """Call somebody; returns once it was answered. Raises as dial(), and ControlFailed with the final
+        code when it was not answered."""
+        call, answer = await self.dial(uri, persona, way)
+        await answer
+        return call
 
-        Raises switchboard.Refused (full, draining, unknown persona), CannotDial, ControlFailed with the
-        final code when it was not answered.
+    async def dial(
+        self, uri: str, persona: str | None = None, way: Outbound | None = None
+    ) -> tuple[Call, asyncio.Future[None]]:
+        """Reserve a slot and send the INVITE: the call, and what is done once it was answered, or fails
+        with ControlFailed and the final code. Cancelling that gives the call up.
+
+        Raises switchboard.Refused (full, draining, unknown persona), CannotDial.
         """
-        way = trunk or Outbound()
-        peer = way.destination.host if way.destination else await resolved(uri)
+        way = way or Outbound()
+        peer, transport = await _next_hop(uri, way.destination)
         call = await self.switchboard.admit(Offer("sip", persona, callee=uri, outbound=True))
+        sock: socket.socket | None = None
         try:
             sock = self.ports.take(self.now())
-            local = self._local_media(peer, sock.getsockname()[1], "udp")
             dialog = self.agent.invite(
                 uri,
-                local,
+                self._local_media(peer, sock.getsockname()[1], transport),
                 self.now(),
                 caller=way.caller,
                 credentials=way.credentials,
                 destination=way.destination,
             )
         except (NoFreePort, ValueError) as error:
+            if sock is not None:
+                self.ports.give_back(sock.getsockname()[1], self.now())
+                sock.close()
             await call.end("gateway", str(error))
             raise CannotDial(str(error)) from error
         leg = SipLeg(self.agent, self.shell, self.now, dialog, sock.getsockname()[1])
         self._dialling[dialog] = dialled = Dialled(sock, asyncio.get_running_loop().create_future())
         self._join(call, leg)
+        dialled.outcome.add_done_callback(lambda outcome: self._dialled(call, dialog, outcome))
         self.shell.transmit()
-        try:
-            await dialled.outcome
-        except BaseException as error:
-            call.end_soon(
-                "caller" if isinstance(error, ControlFailed) else "gateway", str(error) or "given up"
-            )
-            raise
-        finally:
-            del self._dialling[dialog]
-            if call.media_number is None:
-                sock.close()
-        return call
+        return call, dialled.outcome
+
+    def _dialled(self, call: Call, dialog: str, outcome: asyncio.Future[None]) -> None:
+        dialled = self._dialling.pop(dialog)
+        error = None if outcome.cancelled() else outcome.exception()
+        if isinstance(error, ControlFailed):
+            call.end_soon("caller", str(error))
+        elif outcome.cancelled():
+            call.end_soon("gateway", "given up")
+        if call.media_number is None:
+            dialled.sock.close()
 
     def _hear_early(self, dialog: str, media: AgreedMedia) -> None:
         """Audio may come before the answer; the agent hears and says nothing until then."""
@@ -265,8 +288,17 @@ class SipLine:
         except MediaError as broken:
             call.end_soon("gateway", str(broken))
             return
-        # Who holds us may play music; it is not the caller's voice.
-        self.switchboard.plane.deafen(call.row, media.held)
+        call.leg.let_hear(call)
+
+    def _say(self, dialog: str, event: CallEvent) -> None:
+        call = self._calls.get(dialog)
+        if call is not None:
+            call.deliver(event)
+
+    def _press(self, dialog: str, digit: str, duration_ms: int) -> None:
+        call = self._calls.get(dialog)
+        if call is not None:
+            call.press(digit, duration_ms, "info")
 
     def _on_media(self, call: Call, event: CallEvent) -> None:
         if not isinstance(event, FirstPacket) or not isinstance(call.leg, SipLeg):
@@ -281,6 +313,7 @@ class SipLine:
         call = self._calls.get(ended.call)
         if call is None:
             return
+        call.final_code = ended.code
         dialled = self._dialling.get(ended.call)
         if dialled is not None and not dialled.outcome.done():
             dialled.outcome.set_exception(ControlFailed(ended.code, ended.reason))
@@ -328,6 +361,15 @@ class SipLine:
         policy = self.settings.srtp
         srtp: SrtpPolicy = ("accept" if transport == "tls" else "off") if policy == "tls" else policy
         return LocalMedia(host, port, codecs=self.settings.codecs, srtp=srtp)
+
+
+async def _next_hop(uri: str, destination: Destination | None) -> tuple[str, Transport]:
+    """The numeric address that a call goes to, and how. Raises CannotDial."""
+    if destination is None:
+        transport = TRANSPORT.search(uri)
+        return await resolved(uri), cast(Transport, transport[1].lower()) if transport else "udp"
+    host = f"[{destination.host}]" if ":" in destination.host else destination.host
+    return await resolved(f"sip:{host}:{destination.port}"), destination.transport
 
 
 def local_address(peer: str, bound: str) -> str:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 from collections.abc import Callable
 from typing import Protocol
 
 from gateway.call import Call
+from gateway.call_events import StateChanged
 from gateway.media.messages import Direction, RtpMedia, SrtpKeys
 from sip.agent import CallStateError, UserAgent
 from sip.events import CallEnded, ChangeRefused, Event, MediaChanged, TransferFailed, TransferSucceeded
 from sip.sdp import AgreedMedia
 
+_UNQUOTED = re.compile(r'[\x00-\x1f\x7f"\\]')
+NORMAL_CLEARING = 16
+"""Q.850 cause of a call that ended as calls do."""
+MAX_REASON = 80
 ANSWER_S = 32.0
 """How long a re-INVITE's outcome is waited for (RFC 3261 timer B)."""
 TRANSFER_S = 200.0
@@ -54,7 +60,7 @@ class SipLeg:
     async def hang_up(self, reason: str) -> None:
         """BYE, or CANCEL, or a final answer: what the dialog's state asks for. Never raises."""
         if not self.over:
-            self.agent.hang_up(self.dialog, self.now())
+            self.agent.hang_up(self.dialog, self.now(), reason_header(reason))
             self.shell.transmit()
 
     def media_of(self, agreed: AgreedMedia) -> RtpMedia:
@@ -108,8 +114,19 @@ class SipLeg:
         if isinstance(outcome, CallEnded):
             raise ControlFailed(outcome.code, "the call ended")
         self.held_by_us = held
-        call.plane.mute(call.row, held)
-        call.plane.deafen(call.row, held)
+        self.let_hear(call)
+        call.deliver(StateChanged("held" if held else "resumed"))
+
+    @property
+    def held(self) -> bool:
+        """One side or the other holds the call."""
+        return self.held_by_us or (self.agreed is not None and self.agreed.held)
+
+    def let_hear(self, call: Call, apart: bool = False) -> None:
+        """Tell the plane who hears whom now. `apart`: neither, as while the caller is being transferred."""
+        call.plane.mute(call.row, self.held_by_us or apart)
+        # Who holds us may play music; it is not the caller's voice.
+        call.plane.deafen(call.row, self.held or apart)
 
     async def _refer(self, ask: Callable[[], None]) -> None:
         outcome = await self._ask(ask, TRANSFER_S)
@@ -136,6 +153,12 @@ class SipLeg:
         except CallStateError as error:
             raise ControlFailed(481, str(error)) from error
         self.shell.transmit()
+
+
+def reason_header(reason: str) -> str:
+    """A Reason header's value (RFC 3326) for the end of a call: its words, quoted and bounded."""
+    text = _UNQUOTED.sub(" ", reason)[:MAX_REASON].strip()
+    return f'Q.850;cause={NORMAL_CLEARING};text="{text or "Normal call clearing"}"'
 
 
 def rtp_media(agreed: AgreedMedia, ssrc: int) -> RtpMedia:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from gateway.config_phone import AccountSettings, TrunkSettings
+from gateway.legs.sip import Outbound
 from sip.agent import UserAgent
 from sip.events import Event, Registered, RegistrationLost, TrunkChanged
 from sip.settings import Access, Account, Credentials, Destination, Trunk
@@ -74,6 +75,19 @@ class Trunks:
                 self._became("account", name, False, code)
             case TrunkChanged(trunk=name, up=up, code=code):
                 self._became("trunk", name, up, code)
+
+    def route(self, name: str, number: str) -> tuple[str, Outbound]:
+        """The URI of a number behind a trunk's server or an account's registrar, and how to call it.
+        Raises KeyError for a name that is neither, or a trunk that has no server."""
+        trunk = self.trunks.get(name)
+        if trunk is not None and trunk.server is not None:
+            to = destination(trunk)
+            host = f"[{to.host}]" if ":" in to.host else to.host
+            credentials = _credentials(trunk.username, trunk.secret())
+            return f"sip:{number}@{host}:{to.port}", Outbound(to, credentials, trunk.caller)
+        account = self.accounts[name]
+        made = _account(name, account)
+        return f"sip:{number}@{account.domain}", Outbound(None, made.credentials, made.aor)
 
     def _became(self, kind: str, name: str, up: bool, code: int) -> None:
         before = self.states.get((kind, name))
