@@ -76,26 +76,25 @@ def steps(compiled: bool) -> Steps:
     config: Any = numba_config
     usual = config.CACHE_DIR
     config.CACHE_DIR = str(_cache_dir() / f"media-{_digest()}")
-    scope: dict[str, Any] = {}
-    for module in (rows, plc, stream, jitter, rtp_step):
-        scope.update(vars(module))
     # numba caches nothing that refers to a module; a named tuple of numbers is a constant to it.
     numbers = {name: value for name, value in vars(columns).items() if name.isupper()}
-    scope["c"] = namedtuple("Columns", numbers)(**numbers)
+    ready: dict[str, Any] = {"c": namedtuple("Columns", numbers)(**numbers)}
     for module, names in _MODULES:
+        scope = {**vars(module), **ready}
         for name in names.split():
             function = getattr(module, name)
             copy = FunctionType(function.__code__, scope, name, function.__defaults__)
-            scope[_STANDS_IN.get(name, name)] = numba.njit(nogil=True, cache=True)(copy)
+            used_as = _STANDS_IN.get(name, name)
+            ready[used_as] = scope[used_as] = numba.njit(nogil=True, cache=True)(copy)
     config.CACHE_DIR = usual
-    found = Steps(scope["take_packets"], scope["pull_rows"], True)
+    found = Steps(ready["take_packets"], ready["pull_rows"], True)
     _warm(found)
     log.info("media steps ready in %.1f s", time.perf_counter() - began)
     return found
 
 
 def _digest() -> str:
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(Path(__file__).read_bytes())
     for module in (columns, rows, plc, stream, jitter, rtp_step):
         digest.update(Path(str(module.__file__)).read_bytes())
     return digest.hexdigest()[:16]
