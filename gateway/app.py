@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import logging
 import random
 import signal
@@ -17,12 +18,15 @@ from gateway import engines
 from gateway.banner import StartUp, banner, notes, page_url, sip_uri
 from gateway.config import Settings
 from gateway.config_sources import variable
+from gateway.duplex import Policy
+from gateway.floor import Floor
 from gateway.http_server import HttpServer
 from gateway.legs.rtp_ports import RtpPorts
 from gateway.legs.sip import SipLine, SipLineSettings, local_address
 from gateway.legs.trunks import Trunks, access
 from gateway.media.clock import MediaClock
 from gateway.media.plane import MediaPlane, MediaSettings
+from gateway.media.processing import DuplexProcessing, ProcessingSettings
 from gateway.stopping import INTERRUPTED, Stopping
 from gateway.switchboard import Switchboard
 from sip.agent import UserAgent
@@ -39,8 +43,8 @@ SPARE_DIALOGS = 200
 """Dialogs beyond the slots: callers being refused and calls being torn down."""
 
 
-class PortTaken(Exception):
-    """A port this gateway was told to listen on is not to be had; the message says which."""
+class CannotListen(Exception):
+    """A port or a certificate this gateway was told to use is not to be had; the message says which."""
 
 
 class App:
@@ -52,9 +56,13 @@ class App:
         self.choice = engines.choose(settings.engine, engines.tiny_folder())
         self.rows = AudioRows(settings.engine.slots)
         self.engine: Engine = engines.build(self.choice, settings.engine, self.rows)
-        self.plane = MediaPlane(self.rows, self._media_settings())
+        cancel_echo = settings.media.cancels_echo(self.choice.kind)
+        self.processing = DuplexProcessing(self.rows.count, ProcessingSettings(cancel_echo=cancel_echo))
+        self.plane = MediaPlane(self.rows, self._media_settings(), self.processing)
         self.clock = MediaClock(self.plane)
         self.switchboard = Switchboard(self.engine, self.plane, settings.engine_personas())
+        policies = {name: Policy(settings.duplex_policy(name)) for name in settings.engine_personas()}
+        self.floor = Floor(self.switchboard, self.processing, policies)
         self.agent = UserAgent(self._agent_settings(), random.SystemRandom())
         self.endpoint: Endpoint | None = None
         self.sip_port = 0
@@ -66,17 +74,21 @@ class App:
         self._pump: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Take the ports, load the engine, let callers in. Raises PortTaken, EngineError."""
+        """Take the ports, load the engine, let callers in. Raises CannotListen, EngineError."""
         loop = asyncio.get_running_loop()
         self.plane.on_events = lambda: _wake(loop, self.switchboard.deliver_media_events)
         self.agent.refuse_new_calls(True)
         await self._open_sip()
         await self._open_http()
+        await asyncio.to_thread(self.processing.warm)
         await self.engine.start()
-        assert self.http is not None
-        self.http.loading = None
         self.clock.start()
         self._pump = loop.create_task(self._carry_slot_events(), name="slot events")
+        # A full collection over a loaded model's objects stops every thread for 100 ms and more.
+        gc.collect()
+        gc.freeze()
+        assert self.http is not None
+        self.http.loading = None
         self.agent.refuse_new_calls(False)
         if self.trunks is not None and self.endpoint is not None:
             self.trunks.start(self.endpoint.now())
@@ -125,12 +137,12 @@ class App:
         try:
             self.sip_port = (await self.endpoint.open_udp(sip.host, sip.port))[1]
         except OSError as error:
-            raise PortTaken(_taken("sip.port", "UDP", sip.host, sip.port, error)) from error
+            raise CannotListen(_taken("sip.port", "UDP", sip.host, sip.port, error)) from error
         if sip.tcp:
             try:
                 await self.endpoint.open_tcp(sip.host, self.sip_port)
             except OSError as error:
-                raise PortTaken(_taken("sip.port", "TCP", sip.host, self.sip_port, error)) from error
+                raise CannotListen(_taken("sip.port", "TCP", sip.host, self.sip_port, error)) from error
         await self._open_tls()
         line = SipLineSettings(sip.public_address, sip.codecs, self.settings.routes, srtp=sip.srtp)
         self.line = SipLine(self.switchboard, self.agent, self.endpoint, ports, line)
@@ -141,19 +153,23 @@ class App:
         if sip.tls_cert is None or sip.tls_key is None or self.endpoint is None:
             return
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(sip.tls_cert, sip.tls_key)
         try:
+            context.load_cert_chain(sip.tls_cert, sip.tls_key)
             self.sip_tls_port = (await self.endpoint.open_tls(sip.host, sip.tls_port, context))[1]
+        except ssl.SSLError as error:
+            raise CannotListen(f"sip.tls_cert and sip.tls_key cannot be used: {error.reason}") from error
         except OSError as error:
-            raise PortTaken(_taken("sip.tls_port", "TCP", sip.host, sip.tls_port, error)) from error
+            raise CannotListen(_taken("sip.tls_port", "TCP", sip.host, sip.tls_port, error)) from error
 
     async def _open_http(self) -> None:
         http = self.settings.http
         self.http = HttpServer(self.switchboard, http)
         try:
             await self.http.open()
+        except ssl.SSLError as error:
+            raise CannotListen(f"http.tls_cert and http.tls_key cannot be used: {error.reason}") from error
         except OSError as error:
-            raise PortTaken(_taken("http.port", "TCP", http.host, http.port, error)) from error
+            raise CannotListen(_taken("http.port", "TCP", http.host, http.port, error)) from error
 
     def _sip_event(self, event: Event) -> None:
         if self.line is not None:
@@ -165,6 +181,7 @@ class App:
         while True:
             await asyncio.sleep(SLOT_EVENTS_S)
             self.switchboard.deliver_slot_events()
+            self.floor.carry()
 
     def _media_settings(self) -> MediaSettings:
         media = self.settings.media
@@ -188,7 +205,7 @@ def serve(settings: Settings) -> int:
     """Take calls until a signal; the exit code. What cannot start is one line on standard error."""
     try:
         return asyncio.run(_serve(settings))
-    except (PortTaken, EngineError) as error:
+    except (CannotListen, EngineError) as error:
         print(f"moshi-gateway: {error}", file=sys.stderr)
         return FAILED
 
