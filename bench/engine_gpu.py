@@ -232,9 +232,9 @@ def run_ours(
             empty(runner)
             continue
         floor = roofline_ms(runner, ages, *speeds)
-        figures = percentiles(times)
+        figures, live = percentiles(times), sum(min(age, context) for age in ages)
         report.line(
-            "ours", plan=plan.name, batch=batch, full_window=full, live_frames=sum(min(a, context) for a in ages),
+            "ours", plan=plan.name, batch=batch, full_window=full, live_frames=live,
             **figures, missed=missed, fits=figures["p99_ms"] <= BUDGET_MS, roofline_ms=round(floor, 2),
             of_roofline=round(floor / figures["p50_ms"], 3), pages=runner.pages.used,
         )  # fmt: skip

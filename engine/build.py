@@ -194,10 +194,11 @@ def load_codec(checkpoint: Checkpoint, config: LMConfig, device: torch.device) -
     """Raises CheckpointError, EngineError for an unknown kind."""
     load = codec_loader(checkpoint.codec.get("type", "mimi"))
     codec = load(checkpoint.codec_weights, checkpoint.codec, config.codebooks, device)
-    if codec.codebooks < config.codebooks or codec.card > config.card:
+    streams = {config.dep_q, config.n_q - config.dep_q, codec.codebooks}
+    if len(streams) != 1 or codec.card > config.card:
         raise CheckpointError(
             f"{checkpoint.codec_weights}: {codec.codebooks} codebooks of {codec.card}, "
-            f"the model needs {config.codebooks} of {config.card}"
+            f"the model hears {config.n_q - config.dep_q} and says {config.dep_q} of {config.card}"
         )
     return codec
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from engine.api import EngineError
 
 PAGE = 64
+"""Frames a page."""
 
 
 class OutOfPages(EngineError):

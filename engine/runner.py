@@ -75,7 +75,17 @@ class ModelRunner:
         Raises CheckpointError (an EngineError) naming the file, repo and command for anything missing or
         misshapen, and OutOfMemory (an EngineError) saying how many slots would fit.
         """
-        return cls(build(checkpoint, slots, options or RunnerOptions()))
+        runner = cls(build(checkpoint, slots, options or RunnerOptions()))
+        runner._warm_up()
+        return runner
+
+    def _warm_up(self) -> None:
+        """A few steps of one slot, so that no call pays for compiling and first allocations."""
+        self.open(0, Persona(seed=0))
+        active = np.arange(self.slots) == 0
+        for _ in range(self._lm.config.max_delay + 2):
+            self.step(np.zeros((self.slots, FRAME), np.float32), active)
+        self.close(0)
 
     @property
     def window_pages(self) -> int:
@@ -103,6 +113,7 @@ class ModelRunner:
         self._generator.ring.frames[slot] = 0
         self._set_window(slot)
         self._generator.sampler.set(slot, cast.seed, cast.text, cast.audio)
+        self._forced[slot] = -1
         self._open[slot] = True
         self._ready[slot] = cast.key is None
         if cast.key is not None:

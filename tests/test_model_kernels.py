@@ -5,8 +5,9 @@ import torch
 from torch import Tensor
 
 from engine import cpu_kernels, kernels, twins
+from engine.kv import PAGE
 from engine.model.mimi import ring_view
-from engine.model.transformer import PAGE, View
+from engine.model.transformer import View
 from engine.sampling import uniforms
 
 needs_numba = pytest.mark.skipif(not cpu_kernels.enabled(), reason="numba is missing or switched off")

@@ -207,7 +207,7 @@ def run_long(config: LMConfig, steps: int) -> int:
 @pytest.mark.timeout(600)
 def test_20_000_steps_at_a_small_window_stay_flat_and_equal() -> None:
     narrow = replace(SMALL, context=20, num_layers=1, dim=64, num_heads=2)
-    config = replace(narrow, depformer_dim=32, depformer_num_heads=2, depformer_dim_feedforward=132)
+    config = replace(narrow, depformer_dim=32, depformer_num_layers=1, depformer_dim_feedforward=132)
     run_long(config, 200)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert run_long(config, 20_000) <= 2

@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engine.kv import PAGE
 from engine.model.codec import SlotState, register_codec
 from engine.model.config import MimiConfig
 from engine.model.rvq import SplitQuantizer
 from engine.model.seanet import ConvTranspose, ReplicateConv, build_decoder, build_encoder
 from engine.model.streaming import SlotArena
-from engine.model.transformer import PAGE, Pool, Transformer, View
+from engine.model.transformer import Pool, Transformer, View
 from engine.tensorfiles import open_weights
 from engine.weights import Weights
 

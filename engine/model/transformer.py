@@ -17,11 +17,9 @@ from torch.nn import functional as F
 
 from engine import kernels, twins
 from engine.kernels import Matrix
+from engine.kv import PAGE
 from engine.model.config import TransformerConfig
 from engine.weights import Weights
-
-PAGE = 64
-"""Frames a page."""
 
 
 @dataclass(frozen=True, slots=True)
