@@ -15,6 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+CALM = 10
+"""Blocks without a loud one after which another may lower the agent."""
 MS = 24
 """Samples a millisecond."""
 
@@ -45,12 +47,14 @@ class DuplexSettings:
     """Times in ms of speech (gaps not counted) or of silence."""
 
     duck_ms: float = 30.0
+    doubt_ms: float = 160.0
+    """How long something loud lowers the agent if no speech comes of it."""
     hold_ms: float = 150.0
     cut_ms: float = 500.0
     """Policy `duck`: as long as backchannels and coughs last."""
     cut_at_once_ms: float = 180.0
     """Policy `cut`."""
-    forget_ms: float = 180.0
+    forget_ms: float = 260.0
     """Silence after which what was said so far is forgotten."""
     agent_pause_ms: float = 400.0
     """Silence after which the agent has stopped."""
@@ -133,6 +137,8 @@ class Duplex:
         self._since = 0  # when `give` was last changed
         self._agent_quiet = 0  # samples
         self._sent = 0
+        self._doubted_at: int | None = None  # something loud lowered the agent and has not been quiet since
+        self._quiet_blocks = CALM
         self._new_from: int | None = None  # after a cut: where the agent's new words begin
 
     @property
@@ -149,16 +155,21 @@ class Duplex:
         events, self._events = self._events, []
         return events
 
-    def hear(self, at: int, speech_ms: float, silence_ms: float) -> None:
-        """The caller up to sample `at`: ms of speech in this talkspurt (0 outside), ms of silence since."""
+    def hear(self, at: int, speech_ms: float, silence_ms: float, loud: bool = False) -> None:
+        """The caller up to sample `at`: ms of speech in this talkspurt (0 outside), ms of silence since.
+
+        loud: his last block is far over noise and echo, and may turn out to be speech.
+        """
         self._note_caller(at, speech_ms, silence_ms)
         if self.give is Give.NOTHING or self.policy in (Policy.MODEL, Policy.NEVER):
             return
+        self._quiet_blocks = 0 if loud else self._quiet_blocks + 1
         if silence_ms >= self.settings.forget_ms or not self.caller_speaks:
             self._discounted = speech_ms
             self._settled = False
-            self._resume(at, "passed")
+            self._doubt(at, loud)
             return
+        self._doubted_at = None
         if self._settled or not (self.agent_speaks or self.give is Give.HELD):
             return
         self._weigh(at, speech_ms - self._discounted)
@@ -199,6 +210,20 @@ class Duplex:
             self._discounted = 0.0
             self._events.append(CallerStopped(max(0, at - int(silence_ms) * MS)))
         self._speech = int(speech_ms)
+
+    def _doubt(self, at: int, loud: bool) -> None:
+        """Nobody speaks yet. Something loud lowers the agent for a moment, once until it has been quiet."""
+        if self._quiet_blocks >= CALM:
+            self._doubted_at = None
+        if self._doubted_at is None:
+            ducks = loud and self.policy is Policy.DUCK and self.agent_speaks and self.give is Give.WHOLE
+            if ducks:
+                self._doubted_at = at
+                self._change(Give.LOW, at, Ducked(at))
+                return
+        elif at - self._doubted_at < self.settings.doubt_ms * MS:
+            return
+        self._resume(at, "passed")
 
     def _weigh(self, at: int, spoken: float) -> None:
         """The caller speaks over the agent, for `spoken` ms that count."""

@@ -109,6 +109,42 @@ def test_a_backchannel_does_not_stop_a_ducked_agent(length: int) -> None:
         assert resumed.at - (1_000 + length) * MS == SETTINGS.forget_ms * MS
 
 
+def test_something_loud_lowers_the_agent_at_once_and_not_for_long() -> None:
+    duplex = Duplex(Policy.DUCK)
+    events: list[DuplexEvent] = []
+    for block in range(100):
+        duplex.hear(block * BLOCK, 0.0, 0.0, loud=50 <= block < 80)  # a vacuum cleaner: loud and no speech
+        duplex.speak(block * BLOCK, True, block * BLOCK)
+        events += duplex.take_events()
+    lowered, back = events[1:]
+    assert lowered == Ducked(50 * BLOCK)
+    assert back == Resumed(50 * BLOCK + int(SETTINGS.doubt_ms) * MS, "passed")
+    duplex.hear(101 * BLOCK, 0.0, 0.0, loud=True)
+    assert duplex.give is Give.LOW
+
+
+def test_speech_that_was_loud_first_stays_lowered_until_it_is_held() -> None:
+    duplex = Duplex(Policy.DUCK)
+    gives = []
+    for block in range(40):
+        speech = max(0, block - 24) * 20.0  # the model takes 80 ms to say so
+        duplex.hear(block * BLOCK, speech, 0.0, loud=block >= 20)
+        duplex.speak(block * BLOCK, True, block * BLOCK)
+        gives.append(duplex.give)
+    assert gives[20:32] == [Give.LOW] * 12
+    assert gives[32] is Give.HELD
+    assert [type(event) for event in duplex.take_events()] == [AgentStarted, Ducked, CallerStarted, Held]
+
+
+@pytest.mark.parametrize("policy", [Policy.CUT, Policy.MODEL, Policy.NEVER])
+def test_loudness_alone_moves_no_other_policy(policy: Policy) -> None:
+    duplex = Duplex(policy)
+    for block in range(40):
+        duplex.hear(block * BLOCK, 0.0, 0.0, loud=block >= 20)
+        duplex.speak(block * BLOCK, True, block * BLOCK)
+        assert duplex.give is Give.WHOLE
+
+
 @pytest.mark.parametrize("length", [20, 100, 160])
 def test_a_click_or_a_cough_does_not_cut_under_policy_cut(length: int) -> None:
     room = Room(Policy.CUT).go(1_000, agent=True).go(length, caller=True, agent=True).go(600, agent=True)
@@ -118,7 +154,7 @@ def test_a_click_or_a_cough_does_not_cut_under_policy_cut(length: int) -> None:
 def test_two_backchannels_in_one_talkspurt_do_not_add_up() -> None:
     room = Room(Policy.DUCK).go(1_000, agent=True)
     for _ in range(4):
-        room.go(300, caller=True, agent=True).go(240, agent=True)
+        room.go(300, caller=True, agent=True).go(280, agent=True)
     assert not room.only(Interrupted)
     assert len(room.only(CallerStarted)) == 1
 

@@ -65,6 +65,18 @@ def test_a_caller_is_heard_within_160_ms_however_quiet(
     assert 0 <= begun - onset(voice) <= 8
 
 
+def test_a_voice_is_loud_at_once_and_the_line_is_not(silero: Silero, voice: np.ndarray) -> None:
+    pcm = call(voice)
+    detector, row = SpeechDetector(1, silero=silero), np.array([0])
+    detector.open(0)
+    loud = []
+    for at in range(0, len(pcm) - BLOCK + 1, BLOCK):
+        detector.hear(row, pcm[None, at : at + BLOCK], np.zeros(1, np.float32))
+        loud.append(bool(detector.loud[0]))
+    assert not any(loud[:50])
+    assert abs(loud.index(True) - onset(voice)) <= 2
+
+
 def test_speech_ends_after_the_hangover_and_not_in_a_breath(silero: Silero, voice: np.ndarray) -> None:
     speech, _ = listen(silero, [call(voice)])
     assert speech[0, :45].max() == 0

@@ -131,12 +131,14 @@ class DuplexProcessing:
         self._at[rows] = at + BLOCK
         self._detector.hear(rows, self._low[rows], self._left[rows])
         self._take_yielded()
-        busy = rows[(self._detector.speech[rows] > 0) | self._live[rows]]
+        busy = rows[(self._detector.speech[rows] > 0) | self._detector.loud[rows] | self._live[rows]]
         speech, silence = self._detector.speech[busy] / MS, self._detector.silence[busy] / MS
-        told = zip(busy.tolist(), self._at[busy].tolist(), speech.tolist(), silence.tolist(), strict=True)
-        for row, until, spoken, silent in told:
+        said = zip(speech.tolist(), silence.tolist(), self._detector.loud[busy].tolist(), strict=True)
+        for row, until, (spoken, silent, loud) in zip(
+            busy.tolist(), self._at[busy].tolist(), said, strict=True
+        ):
             duplex = self._duplex[row]
-            duplex.hear(until, spoken, silent)
+            duplex.hear(until, spoken, silent, loud)
             self._collect(row, duplex)
         return pcm
 

@@ -41,6 +41,9 @@ class SpeechSettings:
     over_noise_db: float = 7.0
     over_echo_db: float = 10.0
     """Above what the canceller says may remain of the agent's voice."""
+    loud_over_noise_db: float = 15.0
+    loud_over_echo_db: float = 18.0
+    """From where a block of 20 ms is loud: it may be speech, long before the model can say so."""
     below_caller_db: float = 22.0
     """How far below the caller's usual voice a frame may be."""
     least_dbfs: float = -58.0
@@ -107,6 +110,8 @@ class SpeechDetector:
         """Power of the noise behind the caller."""
         self.voice = np.zeros(count, np.float32)
         """Power of the caller's own voice; 0 until heard."""
+        self.loud = np.zeros(count, np.bool_)
+        """The last block stood far over noise and echo, whatever it was."""
         self.speech = np.zeros(count, np.int64)
         """Samples at 8 kHz of speech in the present talkspurt; 0 outside."""
         self.silence = np.zeros(count, np.int64)
@@ -121,6 +126,7 @@ class SpeechDetector:
         self.probability[row] = self.voice[row] = self._echo[row] = 0
         self.noise[row] = 1e-6
         self.speech[row] = self.silence[row] = 0
+        self.loud[row] = False
 
     def warm(self) -> None:
         """Run the model once, on silence and for no row."""
@@ -132,6 +138,7 @@ class SpeechDetector:
         Returns the rows that completed a frame, whose values are new.
         """
         self._append(rows, pcm)
+        self.loud[rows] = self._is_loud(rows, pcm, echo)
         self._echo[rows] = np.maximum(self._echo[rows], echo)
         ready = rows[self._filled[rows] >= FRAME]
         if not len(ready):
@@ -162,6 +169,14 @@ class SpeechDetector:
         bar = np.maximum(bar, self._echo[rows] * _ratio(set_.over_echo_db))
         bar = np.maximum(bar, self.voice[rows] * _ratio(-set_.below_caller_db))
         return np.asarray(power > bar)
+
+    def _is_loud(self, rows: Rows, pcm: F32, echo: F32) -> NDArray[np.bool_]:
+        set_, power = self.settings, np.einsum("ij,ij->i", pcm, pcm) / pcm.shape[1]
+        bar = np.maximum(
+            self.noise[rows] * _ratio(set_.loud_over_noise_db), echo * _ratio(set_.loud_over_echo_db)
+        )
+        bar = np.maximum(bar, self.voice[rows] * _ratio(-set_.below_caller_db))
+        return np.asarray(power > np.maximum(bar, _ratio(set_.least_dbfs)))
 
     def _judge(self, rows: Rows, frames: F32) -> None:
         if not len(rows):
