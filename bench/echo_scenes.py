@@ -7,7 +7,6 @@ hybrid or room, loudspeaker, clock drift, jumps, loss, µ-law both ways. Everyth
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from itertools import cycle
 from pathlib import Path
 
 import av
@@ -174,7 +173,7 @@ def make(recipe: Recipe, far: Pcm, callers: list[Pcm], rate: int, seed: int) -> 
     near = np.zeros_like(far)
     spans = []
     starts = np.linspace(0.27 if not recipe.double_talk else 0.12, 0.82, 4) * len(far)
-    for start, utterance in zip(starts.astype(int), cycle(callers), strict=False):
+    for start, utterance in zip(starts.astype(int), callers, strict=False):
         end = min(start + len(utterance), len(far))
         near[start:end] = utterance[: end - start] * 10 ** ((recipe.caller_dbfs + 22) / 20)
         spans.append((int(start), int(end)))
@@ -202,13 +201,13 @@ def _fill(near: Pcm, callers: list[Pcm], total: int, rate: int) -> list[tuple[in
 
 
 def load(folder: Path, voice: str) -> tuple[Pcm, list[Pcm], int]:
-    """The agent's recording and the callers' utterances of one voice: ast_en, ast_it, ast_ru or esp."""
+    """The agent's recording and at least four callers' utterances of one voice: ast_en, ast_it, ast_ru, esp."""
     far_path = next(iter(sorted(folder.glob(f"{voice}_far_*.flac"))), None)
     if far_path is None:
         raise FileNotFoundError(f"{folder} holds no {voice}_far_*.flac")
     far, rate = read_flac(far_path)
     callers = [read_flac(path)[0] for path in sorted(folder.glob(f"{voice}_*near*.flac"))]
-    return far, callers, rate
+    return far, (callers * 4)[: max(4, len(callers))], rate
 
 
 def scenes_of(folder: Path, voice: str, recipes: tuple[Recipe, ...] = RECIPES) -> list[Scene]:

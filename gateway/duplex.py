@@ -49,7 +49,7 @@ class DuplexSettings:
     duck_ms: float = 30.0
     doubt_ms: float = 160.0
     """How long something loud lowers the agent if no speech comes of it."""
-    hold_ms: float = 150.0
+    hold_ms: float = 120.0
     cut_ms: float = 500.0
     """Policy `duck`: as long as backchannels and coughs last."""
     cut_at_once_ms: float = 180.0

@@ -80,7 +80,7 @@ def test_duck_lowers_within_40_ms_then_holds_then_cuts() -> None:
     assert room.kinds() == [AgentStarted, CallerStarted, Ducked, Held, Interrupted]
     ducked, held, cut = room.events[2:]
     assert ducked.at - begun == 40 * MS
-    assert held.at - begun == 160 * MS
+    assert held.at - begun == 120 * MS
     assert cut.at - begun == 500 * MS
     assert room.duplex.give is Give.NOTHING
 
@@ -89,7 +89,7 @@ def test_what_the_caller_heard_is_what_was_sent_before_the_hold() -> None:
     room = Room(Policy.DUCK).go(1_000, agent=True).go(600, caller=True, agent=True)
     (cut,) = room.only(Interrupted)
     assert isinstance(cut, Interrupted)
-    assert cut.heard == (1_000 + 140) * MS
+    assert cut.heard == (1_000 + 100) * MS
 
 
 def test_cut_cuts_at_once_without_ducking() -> None:
@@ -131,8 +131,8 @@ def test_speech_that_was_loud_first_stays_lowered_until_it_is_held() -> None:
         duplex.hear(block * BLOCK, speech, 0.0, loud=block >= 20)
         duplex.speak(block * BLOCK, True, block * BLOCK)
         gives.append(duplex.give)
-    assert gives[20:32] == [Give.LOW] * 12
-    assert gives[32] is Give.HELD
+    assert gives[20:30] == [Give.LOW] * 10
+    assert gives[30] is Give.HELD
     assert [type(event) for event in duplex.take_events()] == [AgentStarted, Ducked, CallerStarted, Held]
 
 
