@@ -201,7 +201,7 @@ def _fill(near: Pcm, callers: list[Pcm], total: int, rate: int) -> list[tuple[in
 
 
 def load(folder: Path, voice: str) -> tuple[Pcm, list[Pcm], int]:
-    """The agent's recording and at least four callers' utterances of one voice: ast_en, ast_it, ast_ru, esp."""
+    """The agent's recording and four or more utterances of callers, of one voice (ast_en, ast_it, …)."""
     far_path = next(iter(sorted(folder.glob(f"{voice}_far_*.flac"))), None)
     if far_path is None:
         raise FileNotFoundError(f"{folder} holds no {voice}_far_*.flac")
