@@ -27,6 +27,8 @@ from gateway.legs.trunks import Trunks, access
 from gateway.media.clock import MediaClock
 from gateway.media.plane import MediaPlane, MediaSettings
 from gateway.media.processing import DuplexProcessing, ProcessingSettings
+from gateway.operations import Operations
+from gateway.phone_metrics import PhoneMetrics
 from gateway.stopping import INTERRUPTED, Stopping
 from gateway.switchboard import Switchboard
 from sip.agent import UserAgent
@@ -71,6 +73,7 @@ class App:
         self.line: SipLine | None = None
         self.trunks: Trunks | None = None
         self.http: HttpServer | None = None
+        self.operations: Operations | None = None
         self._pump: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -80,6 +83,7 @@ class App:
         self.agent.refuse_new_calls(True)
         await self._open_sip()
         await self._open_http()
+        await self._open_operations()
         await asyncio.to_thread(self.processing.warm)
         await self.engine.start()
         self.clock.start()
@@ -101,6 +105,8 @@ class App:
             log.warning("%d calls were ended by the shutdown", left)
         if self._pump is not None:
             self._pump.cancel()
+        if self.operations is not None:
+            await self.operations.stop()
         if self.trunks is not None and self.endpoint is not None:
             self.trunks.stop(self.endpoint.now())
         if self.line is not None:
@@ -170,6 +176,16 @@ class App:
             raise CannotListen(f"http.tls_cert and http.tls_key cannot be used: {error.reason}") from error
         except OSError as error:
             raise CannotListen(_taken("http.port", "TCP", http.host, http.port, error)) from error
+
+    async def _open_operations(self) -> None:
+        admin = self.settings.admin
+        self.operations = Operations(self.switchboard, self.line, self.trunks, self.settings)
+        try:
+            await self.operations.start()
+        except OSError as error:
+            raise CannotListen(_taken("admin.port", "TCP", admin.host, admin.port or 0, error)) from error
+        assert self.http is not None
+        self.http.metrics.registry.register(PhoneMetrics(self.switchboard, self.agent, self.trunks))
 
     def _sip_event(self, event: Event) -> None:
         if self.line is not None:

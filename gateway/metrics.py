@@ -22,6 +22,7 @@ from gateway.switchboard import Switchboard
 
 LAG_STEP_S = 0.1
 LAG_WINDOW_S = 15.0
+JITTER_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 SETUP_BUCKETS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
@@ -78,6 +79,13 @@ class GatewayMetrics(Collector):
             buckets=SETUP_BUCKETS,
             registry=self.registry,
         )
+        self._jitter = Histogram(
+            "jitter_seconds",
+            "Interarrival jitter (RFC 3550) at the end of a call.",
+            ("leg",),
+            buckets=JITTER_BUCKETS,
+            registry=self.registry,
+        )
         self.registry.register(self)
         switchboard.on_admitted(lambda call: call.on_ended(self._call_ended))
 
@@ -89,6 +97,8 @@ class GatewayMetrics(Collector):
             self._setup.labels(call.leg_kind).observe(max(0.0, call.answered_at - call.admitted_at))
         if call.final_stats is not None:
             totals.add(call.final_stats)
+            if call.final_stats.packets_received:
+                self._jitter.labels(call.leg_kind).observe(call.final_stats.jitter_ms / 1000)
             totals.one_way += int(call.answered_at is not None and not call.final_stats.packets_received)
 
     def collect(self) -> Iterable[Metric]:
@@ -140,13 +150,6 @@ class GatewayMetrics(Collector):
             late.add_metric((leg,), total.late)
             one_way.add_metric((leg,), total.one_way)
         yield from (packets, lost, late, one_way)
-        jitter = GaugeMetricFamily(
-            "jitter_seconds", "Mean interarrival jitter of live calls.", labels=("leg",)
-        )
-        for leg in {leg for leg, _ in live}:
-            values = [stats.jitter_ms / 1000 for kind, stats in live if kind == leg]
-            jitter.add_metric((leg,), sum(values) / len(values))
-        yield jitter
 
     def _engine(self) -> Iterator[Metric]:
         capacity = self.switchboard.engine.capacity()

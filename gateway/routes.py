@@ -4,9 +4,8 @@ switchboard, and knows no audio. Bodies and answers of /api/ are JSON.
 
 from __future__ import annotations
 
-import asyncio
 import math
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from json import JSONDecodeError
 from typing import Any
@@ -16,19 +15,16 @@ from aiohttp.typedefs import Handler
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from gateway.event_stream import stream_feed
 from gateway.legs.webrtc import IceServer, WebRtcLine
 from gateway.legs.webrtc_sdp import BadOffer
 from gateway.origins import add_headers, origin_guard
 from gateway.page import INDEX, Page
-from gateway.page_events import CallFeed, CallFeeds
+from gateway.page_events import CallFeeds
 from gateway.switchboard import Refused, Switchboard
 
 MAX_BODY = 128 * 1024
 """Bytes of the largest request body."""
-STATS_S = 2.0
-"""How often an event stream tells what the gateway measures; also its sign of life for proxies."""
-MAX_READERS = 3
-"""Event streams open at once for one call."""
 MAX_NAME = 64
 
 
@@ -106,44 +102,7 @@ class CallRoutes:
         feed = self.feeds.get(request.match_info["key"])
         if feed is None:
             return _refusal(404, "no such call")
-        if feed.readers >= MAX_READERS:
-            return _refusal(429, "too many listeners", 1.0)
-        response = web.StreamResponse(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
-        response.content_type = "text/event-stream"
-        await response.prepare(request)
-        feed.readers += 1
-        try:
-            async for chunk in _stream(feed, _last_event(request)):
-                await response.write(chunk)
-        except ConnectionError:
-            # The page went away, or reconnects; the call itself is watched by its packets.
-            pass
-        finally:
-            feed.readers -= 1
-        return response
-
-
-async def _stream(feed: CallFeed, after: int) -> AsyncIterator[bytes]:
-    """The feed's messages, and every STATS_S the gateway's figures (unnumbered: only the latest matter)."""
-    yield b"retry: 1000\n\n"
-    now = asyncio.get_running_loop().time
-    messages = feed.read(after)
-    waiting = asyncio.ensure_future(anext(messages, None))
-    stats_at = now() + STATS_S
-    try:
-        while True:
-            done, _ = await asyncio.wait({waiting}, timeout=max(0.0, stats_at - now()))
-            if done:
-                message = waiting.result()
-                if message is None:
-                    return
-                yield f"id: {message[0]}\ndata: {message[1]}\n\n".encode()
-                waiting = asyncio.ensure_future(anext(messages, None))
-            if now() >= stats_at:
-                stats_at = now() + STATS_S
-                yield f"data: {feed.stats()}\n\n".encode()
-    finally:
-        waiting.cancel()
+        return await stream_feed(request, feed)
 
 
 async def _read_offer(request: web.Request) -> tuple[str, str | None] | web.Response:
@@ -161,11 +120,6 @@ async def _read_offer(request: web.Request) -> tuple[str, str | None] | web.Resp
     if persona is not None and not (isinstance(persona, str) and len(persona) <= MAX_NAME):
         return _refusal(400, "persona must be a name")
     return body["sdp"], persona
-
-
-def _last_event(request: web.Request) -> int:
-    text = request.headers.get("Last-Event-ID", "")
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
 
 
 def _config(switchboard: Switchboard, rules: HttpRules) -> dict[str, object]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sip.alarms import Alarms
 from sip.events import Address, Event, Transport
@@ -16,6 +16,7 @@ from sip.transaction import ClientTransaction, ClientUser, ServerTransaction
 from sip.via import MAGIC_COOKIE, Via
 
 ALLOW = "INVITE, ACK, CANCEL, BYE, OPTIONS, PRACK, UPDATE, INFO, REFER, NOTIFY"
+_METHODS = frozenset({*ALLOW.split(", "), "REGISTER"})
 SUPPORTED = "100rel, timer, replaces"
 UNDERSTOOD = frozenset({"100rel", "timer", "replaces"})
 """Option tags a peer may Require."""
@@ -37,6 +38,12 @@ class Counters:
     blocked: int = 0
     """Datagrams dropped by address, rate or ban."""
     send_failures: int = 0
+    responses: dict[tuple[str, int], int] = field(default_factory=dict)
+    """Ours, retransmissions aside, by (method, code); methods we do not know count as OTHER."""
+
+    def responded(self, method: str, code: int) -> None:
+        key = (method if method in _METHODS else "OTHER", code)
+        self.responses[key] = self.responses.get(key, 0) + 1
 
 
 class Core:
@@ -142,6 +149,7 @@ class Core:
                 del self._merging[merge]
 
         transaction = ServerTransaction(self, request, destination, forget)
+        transaction.on_respond = self.counters.responded
         merge = _merge_key(request)
         self.servers[key] = transaction
         self._merging.setdefault(merge, transaction)

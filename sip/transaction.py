@@ -263,6 +263,8 @@ class ServerTransaction(Machine):
         self.tag = ""
         """The To tag of our responses, once chosen."""
         self.on_cancel: Callable[[Request, float], None] | None = None
+        self.on_respond: Callable[[str, int], None] | None = None
+        """Told of each response once, with the request's method."""
         self._data = b""
 
     @property
@@ -275,6 +277,8 @@ class ServerTransaction(Machine):
         event = "send_1xx" if response.code < 200 else "send_2xx" if response.code < 300 else "send_error"
         if (self.state, event) in self.rules:
             self._data = response.to_bytes()
+            if self.on_respond is not None:
+                self.on_respond(self.request.method, response.code)
             self.step(event, now)
 
     def resend(self, now: float) -> None:
