@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -53,6 +54,7 @@ def vocabulary() -> Vocabulary:
 
 def kyutai_step(model: Model, device: torch.device, batch: int) -> Callable[[], None]:
     """One tick of PyPI's moshi, Mimi and host audio included. Raises ImportError without it."""
+    os.environ.setdefault("NO_TORCH_COMPILE", "1")  # its graphs, without waiting for its compiler
     from moshi.models import loaders
     from moshi.models.lm import LMGen, LMModel
 

@@ -6,6 +6,8 @@ and wherever neither is installed: plain torch (engine/twins.py).
 
 from __future__ import annotations
 
+import logging
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -19,13 +21,13 @@ from torch import Tensor
 
 from engine import cpu_kernels, twins
 
+log = logging.getLogger(__name__)
+
 if TYPE_CHECKING:
     from engine.model.transformer import View
 
 Attend = Callable[[Tensor, Tensor], Tensor]
 """(qkv (N, 3, heads, D), pages (P, 64, 2, heads, D)) -> (N, heads * D); stores the keys and values first."""
-
-Choice = tuple[Tensor, Tensor, Tensor, tuple[int, ...]]
 
 
 @cache
@@ -35,8 +37,16 @@ def _numba() -> bool:
 
 @cache
 def _triton() -> Any:
-    """engine.triton_kernels, or None where Triton is not installed."""
-    return import_module("engine.triton_kernels") if find_spec("triton") else None
+    """engine.triton_kernels, or None where Triton is missing or cannot compile."""
+    if find_spec("triton") is None:
+        return None
+    module = import_module("engine.triton_kernels")
+    try:
+        module.check(torch.device("cuda"))
+    except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+        log.warning("Triton cannot compile here (%s): ticks are several times slower. It needs gcc.", error)
+        return None
+    return module
 
 
 def _compiled(x: Tensor) -> bool:
@@ -150,8 +160,10 @@ def choose(logits: Tensor, inverse_temperature: Tensor, top_k: Tensor, number: T
     top_k -> (B,) int64: the first index whose cumulative weight exceeds number * total. Entries equal to the
     k-th largest all count.
     """
-    if logits.is_cuda and (triton := _triton()):
-        return triton.choose(logits, inverse_temperature, top_k, number)  # type: ignore[no-any-return]
+    if logits.is_cuda:
+        if triton := _triton():
+            return triton.choose(logits, inverse_temperature, top_k, number)  # type: ignore[no-any-return]
+        ranks = (logits.shape[1],)  # a graph outlives the calls it was recorded with
     if ranks != (1,) and _compiled(logits):
         out = np.empty(logits.shape[0], np.int64)
         parts = [part.numpy() for part in (logits, inverse_temperature, top_k, number)]

@@ -42,6 +42,11 @@ def rms_norm(x: Tensor, alpha: Tensor, eps: float) -> Tensor:
     return out
 
 
+def check(device: torch.device) -> None:
+    """Compile one small kernel. Raises whatever keeps Triton from working here, such as no C compiler."""
+    rms_norm(torch.ones(1, 16, device=device), torch.ones(16, device=device), 1e-8)
+
+
 @triton.jit
 def _quantise_kernel(x, out, scales, dim, block: tl.constexpr):
     row = tl.program_id(0)
@@ -135,7 +140,7 @@ def _attend_kernel(
     real = d < dim
     q = tl.load(qkv + (row * 3 * heads + head) * dim + d, mask=real, other=0.0).to(tl.float32) * scale
     newest, oldest = tl.load(position + row), tl.load(low + row)
-    most, total = -1.0e38, 0.0
+    most, total = tl.full([], -1.0e38, tl.float32), tl.full([], 0.0, tl.float32)
     out = tl.zeros([padded], tl.float32)
     share = (columns + splits - 1) // splits
     for column in range(split * share, tl.minimum(columns, (split + 1) * share)):
