@@ -48,6 +48,7 @@ class Phone:
         self.peer: tuple[str, int] = ("127.0.0.1", 0)
         self.heard: list[tuple[int, int, int, bytes]] = []
         """(step, sequence, timestamp, payload)"""
+        self.reports: list[bytes] = []
 
     def packet(self, payload: bytes | None = None, payload_type: int | None = None) -> bytes:
         """The next packet in the stream."""
@@ -72,6 +73,9 @@ class Phone:
                 data = self.sock.recv(2000)
             except BlockingIOError:
                 return
+            if 192 <= data[1] <= 223:
+                self.reports.append(data)
+                continue
             _, _, sequence, timestamp, _ = HEADER.unpack_from(data)
             self.heard.append((step, sequence, timestamp, data[12:]))
 

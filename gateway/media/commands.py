@@ -55,6 +55,11 @@ class Deafen(Command):
 
 
 @dataclass(frozen=True, slots=True)
+class NoteLoss(Command):
+    fraction: float
+
+
+@dataclass(frozen=True, slots=True)
 class SendDtmf(Command):
     digits: str
     duration_ms: int

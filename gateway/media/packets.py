@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from engine.api import EngineError, Pcm
-from engine.opus import OpusDecoder, OpusError, packet_samples
+from engine.opus import OpusDecoder, packet_samples
 from gateway.media import columns as c
 from gateway.media.jitter import store
 from gateway.media.rows import I16, ReceiveRows
@@ -101,7 +101,7 @@ class PacketDecoder:
             payload = self._pending.pop(self._end)
             try:
                 pcm = _int16(self._decoder.decode(payload))
-            except OpusError:
+            except (EngineError, ValueError):
                 self._r.n[self._row, c.MALFORMED] += 1
                 self._end += self._decoder.samples(payload)
                 continue
@@ -142,7 +142,7 @@ class PacketDecoder:
     def _recover(self, first: int, gap: int, length: int) -> None:
         try:
             pcm = self._decoder.recover(self._pending[first], length)
-        except OpusError:
+        except EngineError:
             return
         if pcm is not None:
             store(self._r, self._row, first - gap, _int16(pcm[len(pcm) - gap :]))

@@ -14,11 +14,12 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import pylibsrtp
+
 from engine.api import EngineError
 from engine.opus import library
 from engine.rows import AudioRows
 from gateway.media import commands as ask
-from gateway.media.digits import KEYS
 from gateway.media.messages import (
     MediaEvent,
     MediaStats,
@@ -30,7 +31,8 @@ from gateway.media.messages import (
 )
 from gateway.media.opus_port import OpusPort
 from gateway.media.receive import codec_of
-from gateway.media.row_audio import TICK_S, RowAudio
+from gateway.media.row_audio import TICK_S, RowAudio, srtp_context
+from sip.dtmf import DIGITS
 
 __all__ = ["TICK_S", "MediaError", "MediaPlane", "MediaSettings", "OpusPort"]
 
@@ -149,9 +151,13 @@ class MediaPlane:
         media = self._taken[row]
         if not isinstance(media, RtpMedia) or media.dtmf_payload_type is None:
             raise MediaError(f"row {row} agreed on no telephone-event")
-        if any(digit not in KEYS for digit in digits):
+        if any(digit not in DIGITS for digit in digits):
             raise MediaError("digits are 0-9, *, # and A-D")
         self._ask(ask.SendDtmf(row, digits, duration_ms))
+
+    def note_loss(self, row: int, fraction: float) -> None:
+        """The peer of a WebRTC leg reports (RTCP) that it loses this share of our packets, 0..1."""
+        self._ask(ask.NoteLoss(row, fraction))
 
     def sent_at(self, row: int, sample: int) -> float | None:
         """When sample n of `rows.spoken` went to the wire (seconds of the clock given to tick()), or None
@@ -217,6 +223,11 @@ class MediaPlane:
                 raise MediaError(f"payload type {number} is not 0..127")
         if media.codec.lower() == "opus":
             _check_opus()
+        if media.srtp is not None:
+            try:
+                srtp_context(media.srtp)
+            except (KeyError, ValueError, pylibsrtp.Error) as error:
+                raise MediaError(f"SRTP with {media.srtp.profile} is not possible: {error}") from error
 
 
 def _check_opus() -> None:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from gateway.media import columns as c
 from gateway.media import g711
-from gateway.media.digits import Digits
+from gateway.media.g722 import G722Decoder
+from gateway.media.keys import Keys, MalformedRtp
 from gateway.media.latch import Latch
 from gateway.media.linked import Steps
 from gateway.media.messages import Address, OpusMedia, RtpMedia
@@ -29,15 +30,20 @@ from gateway.media.rows import (
     forget,
     receive_rows,
 )
-from gateway.media.rtp_step import ENCODED, TELEPHONE_EVENT, header_of, payload_span
+from gateway.media.rtp_step import ENCODED, RTCP, header_of, payload_span
 from gateway.media.stream import PLAYABLE, accept
 from gateway.media.udp_wire import Arrivals, UdpWire
+from sip.srtp import BadSrtp, SrtpContext
 
+OPUS_RATE = 24_000
+FEC_WORTH = 0.01
+"""Loss above which an Opus stream is held a packet longer, that FEC may come in time; a quarter ends it."""
 RELIABLE_S = 0.003
 """A packet that came later than this before a tick is not relied on at that tick: the next may be later."""
 CODECS: dict[str, tuple[int, int, int]] = {
     "PCMU": (PCMU, 8_000, 8_000),
     "PCMA": (PCMA, 8_000, 8_000),
+    "G722": (PACKETS, 16_000, 8_000),
     "OPUS": (PACKETS, 24_000, 48_000),
 }
 """Name: kind, rate of the audio, clock of the timestamps. L16's rate is in the offer."""
@@ -60,27 +66,37 @@ class Receiver:
         self.ports: dict[int, OpusPort] = {}
         self.on_key: Callable[[int, str, int], None] = lambda row, digit, ms: None
         self.on_latched: Callable[[int, Address], None] = lambda row, remote: None
+        self.on_report: Callable[[int, bytes], None] = lambda row, datagram: None
+        self.srtp: dict[int, SrtpContext] = {}
+        """Rows whose packets are encrypted."""
         self.last_packet = np.zeros(count, np.float64)
         """Seconds, of the last packet of any agreed kind."""
         self._limit_ms, self._min_delay_ms = limit_ms, min_delay_ms
-        self._digits: dict[int, Digits] = {}
+        self._keys: dict[int, Keys] = {}
+        self._counted = np.zeros((2, count), np.int64)
+        """Packets expected and received when the loss was last looked at."""
+        self._loss = np.zeros(count, np.float64)
         self._decoders: dict[int, PacketDecoder] = {}
         self._tables = g711.DECODE
         self._pcm = np.zeros((count, LARGEST_FRAME), np.int16)
         self._invented = np.zeros(count, np.int64)
 
     def open_rtp(self, row: int, media: RtpMedia, now: float) -> None:
-        forget(self.r, row)
+        self._forget(row)
         self.last_packet[row] = now
         self.latches[row] = Latch(media.latch, media.remote)
         self._agree(row, media)
+
+    def _forget(self, row: int) -> None:
+        forget(self.r, row)
+        self._counted[:, row], self._loss[row] = 0, 0.0
 
     def change_rtp(self, row: int, media: RtpMedia) -> None:
         self.latches[row].point(media.remote)
         self.latches[row].enabled = media.latch
         if not self.latches[row].latched:
             self.wire.disconnect(row)
-        if codec_of(media)[:2] != (self.r.n[row, c.CODEC], self.r.n[row, c.RATE]) or row in self._decoders:
+        if codec_of(media)[:2] != (self.r.n[row, c.CODEC], self.r.n[row, c.RATE]):
             self._agree(row, media)
         self.r.n[row, c.PAYLOAD_TYPE] = media.payload_type
         self.r.n[row, c.DTMF_TYPE] = -1 if media.dtmf_payload_type is None else media.dtmf_payload_type
@@ -90,17 +106,18 @@ class Receiver:
         self._configure(row, kind, rate, clock)
         self.r.n[row, c.PAYLOAD_TYPE] = media.payload_type
         self.r.n[row, c.DTMF_TYPE] = -1 if media.dtmf_payload_type is None else media.dtmf_payload_type
-        self._digits[row] = Digits(clock)
+        self._keys[row] = Keys(clock)
         self._decoders.pop(row, None)
         if kind == PACKETS:
-            self._decoders[row] = PacketDecoder(self.r, row, OpusRow())
+            decoder: RowDecoder = OpusRow() if rate == OPUS_RATE else G722Decoder()
+            self._decoders[row] = PacketDecoder(self.r, row, decoder)
 
     def _configure(self, row: int, kind: int, rate: int, clock: int) -> None:
         configure(self.r, row, kind, rate, clock, self._limit_ms)
         self.r.n[row, c.FLOOR_NEED] = self._min_delay_ms * rate // 1000
 
     def open_opus(self, row: int, media: OpusMedia, port: OpusPort, now: float) -> None:
-        forget(self.r, row)
+        self._forget(row)
         self._configure(row, *CODECS["OPUS"])
         self.r.n[row, c.PAYLOAD_TYPE] = media.payload_type
         self.last_packet[row] = now
@@ -109,7 +126,7 @@ class Receiver:
         self._decoders[row] = PacketDecoder(self.r, row, decoder)
 
     def close(self, row: int) -> None:
-        for table in (self.latches, self.ports, self._digits, self._decoders):
+        for table in (self.latches, self.ports, self._keys, self._decoders, self.srtp):
             table.pop(row, None)
         self.wire.close(row)
 
@@ -118,6 +135,8 @@ class Receiver:
         came = self.wire.receive(now)
         if len(came.rows):
             came = self._admitted(came)
+            if self.srtp:
+                came = self._decrypted(came)
             self._take(came, tick, now)
         for row, port in self.ports.items():
             for packet in port.take():
@@ -139,7 +158,8 @@ class Receiver:
 
     def _take_rest(self, kind: int, came: Arrivals, k: int, tick: int, now: float) -> None:
         row, data = int(came.rows[k]), came.data[k]
-        if kind not in (ENCODED, TELEPHONE_EVENT):
+        if kind == RTCP:
+            self.on_report(row, data[: came.sizes[k]].tobytes())
             return
         self.last_packet[row] = now
         start, end = payload_span(data, int(came.sizes[k]))
@@ -151,8 +171,16 @@ class Receiver:
             return
         verdict, _ = accept(self.r, row, *when, header, 0)
         if verdict == PLAYABLE:
-            for digit, duration in self._digits[row].receive(header[1], payload, now):
-                self.on_key(row, digit, duration)
+            self._take_key(row, header[1], payload, bool(data[1] & 0x80), now)
+
+    def _take_key(self, row: int, timestamp: int, payload: bytes, marker: bool, now: float) -> None:
+        try:
+            ended = self._keys[row].receive(timestamp, payload, marker, now)
+        except MalformedRtp:
+            self.r.n[row, c.MALFORMED] += 1
+            return
+        for digit, duration in ended:
+            self.on_key(row, digit, duration)
 
     def _take_encoded(
         self, row: int, payload: bytes, when: tuple[int, int, float], header: tuple[int, int, int]
@@ -188,6 +216,40 @@ class Receiver:
         sizes = np.array([len(d) for d in heard], np.int64)
         return Arrivals(np.array(rows, np.int64), data, sizes, np.array(arrivals), [None] * len(rows))
 
+    def _decrypted(self, came: Arrivals) -> Arrivals:
+        """Without what is not authentic; in place."""
+        kept = np.ones(len(came.rows), np.bool_)
+        for k, row in enumerate(came.rows.tolist()):
+            context = self.srtp.get(row)
+            if context is None:
+                continue
+            datagram = came.data[k, : came.sizes[k]].tobytes()
+            report = len(datagram) > 1 and 192 <= datagram[1] <= 223
+            try:
+                plain = context.unprotect_rtcp(datagram) if report else context.unprotect(datagram)
+            except BadSrtp:
+                self.r.n[row, c.REJECTED] += 1
+                kept[k] = False
+                continue
+            came.sizes[k] = len(plain)
+            came.data[k, : len(plain)] = np.frombuffer(plain, np.uint8)
+        sources: list[Address | None] = [None] * int(kept.sum())
+        return Arrivals(came.rows[kept], came.data[kept], came.sizes[kept], came.arrivals[kept], sources)
+
+    def adapt(self, row: int) -> None:
+        """Once a second: a stream that loses packets is held one longer, for the next one's FEC."""
+        n = self.r.n[row]
+        expected = int(n[c.TOP] - n[c.BASE]) + 1 if n[c.SEEN] else 0
+        new = expected - int(self._counted[0, row])
+        got = int(n[c.STREAM_RECEIVED]) - int(self._counted[1, row])
+        self._counted[:, row] = expected, n[c.STREAM_RECEIVED]
+        if new > 0:
+            self._loss[row] += (max(0.0, 1 - got / new) - self._loss[row]) * 0.2
+        if n[c.CODEC] == PACKETS and n[c.RATE] == OPUS_RATE:
+            least = self._min_delay_ms * OPUS_RATE // 1000
+            worth_it = FEC_WORTH if n[c.FLOOR_NEED] == least else FEC_WORTH / 4
+            n[c.FLOOR_NEED] = least + (int(n[c.FRAME]) if self._loss[row] > worth_it else 0)
+
     def _ask_latch(self, row: int, source: Address, datagram: bytes) -> list[bytes]:
         latch = self.latches[row]
         before = latch.latched
@@ -201,8 +263,8 @@ class Receiver:
         return admitted
 
     def _expire_keys(self, now: float) -> None:
-        for row, digits in self._digits.items():
-            for digit, duration in digits.expire(now):
+        for row, keys in self._keys.items():
+            for digit, duration in keys.expire(now):
                 self.on_key(row, digit, duration)
 
     def pull(self, rows: NDArray[np.int64], tick: int) -> tuple[NDArray[np.int16], NDArray[np.int64]]:

@@ -32,13 +32,18 @@ from gateway.media.messages import (
     RtpMedia,
     RtpTimedOut,
     SendOpus,
+    SrtpKeys,
 )
 from gateway.media.opus_port import OpusPort
 from gateway.media.playout import BLOCK, Playout
 from gateway.media.receive import Receiver
+from gateway.media.reports import Heard, Reports, Sent
 from gateway.media.resample import Resampler
 from gateway.media.transmit import Transmitter
 from gateway.media.udp_wire import UdpWire
+from sip.rtp import MalformedRtp
+from sip.sdes import SrtpKeys as SdesKeys
+from sip.srtp import SrtpContext
 
 if TYPE_CHECKING:
     from gateway.media.plane import MediaSettings
@@ -48,6 +53,7 @@ log = logging.getLogger(__name__)
 TICK_S = 0.02
 WIDE = 24_000
 TICKS_A_FRAME = 4
+TICKS_A_SECOND = 50
 _ENGINE_BLOCKS = RING // BLOCK
 
 Rows = NDArray[np.intp]
@@ -69,6 +75,7 @@ class RowAudio:
         found = steps(settings.compiled)
         self.receiver = Receiver(count, self.wire, found, settings.max_delay_ms, settings.min_delay_ms)
         self.receiver.on_key, self.receiver.on_latched = self._on_key, self._on_latched
+        self.receiver.on_report = self._on_report
         self.transmitter = Transmitter(count, self.wire, settings.opus_complexity)
         self.playout = Playout(rows, settings.comfort_noise_dbfs)
         self.tick, self.now = 0, 0.0
@@ -86,6 +93,10 @@ class RowAudio:
         self._up = {rate: Resampler(count, rate, WIDE) for rate in (8_000, 16_000, 48_000)}
         self._down = {rate: Resampler(count, WIDE, rate) for rate in (8_000, 16_000, 48_000)}
         self._groups: dict[int, Rows] | None = None
+        self._reports: dict[int, Reports] = {}
+        self._srtp_keys: dict[int, SrtpKeys | None] = {}
+        self._report_to: dict[int, Address | None] = {}
+        self._remote_loss = np.zeros(count, np.float64)
 
     def begin(self, now: float) -> None:
         """A tick is due at `now`: send what the last one prepared."""
@@ -103,6 +114,9 @@ class RowAudio:
         for rate, rows in self._by_rate().items():
             self._speak(rows, rate)
         self._watch_packets()
+        for row in range(self.tick % TICKS_A_SECOND, self.rows.count, TICKS_A_SECOND):
+            if self._open[row]:
+                self._once_a_second(row)
 
     def apply(self, command: ask.Command, thing: object) -> None:
         """Do what signalling asked."""
@@ -125,6 +139,9 @@ class RowAudio:
                 self.playout.muted[row] = command.muted
             case ask.Deafen():
                 self._deaf[row] = command.deaf
+            case ask.NoteLoss():
+                self._remote_loss[row] = command.fraction
+                self.transmitter.note_loss(row, command.fraction)
             case ask.SendDtmf():
                 self.transmitter.send_dtmf(row, command.digits, command.duration_ms)
 
@@ -154,8 +171,23 @@ class RowAudio:
             self.emit(MediaFailed(*self._stamp(row), reason=f"socket: {error.strerror}"))
         self.receiver.open_rtp(row, media, self.now)
         self.transmitter.open_rtp(row, media)
+        self._remote_loss[row] = 0.0
+        self._secure(row, media)
+        if media.cname:
+            self._reports[row] = Reports(media.ssrc, media.cname, self.now)
+        self._report_to[row] = media.rtcp_remote
+
+    def _secure(self, row: int, media: RtpMedia) -> None:
+        for table in (self.receiver.srtp, self.transmitter.srtp):
+            table.pop(row, None)
+        self._srtp_keys[row] = media.srtp
+        if media.srtp is not None:
+            self.receiver.srtp[row] = self.transmitter.srtp[row] = srtp_context(media.srtp)
 
     def _change(self, row: int, media: RtpMedia) -> None:
+        if media.srtp != self._srtp_keys.get(row):
+            self._secure(row, media)
+        self._report_to[row] = media.rtcp_remote
         rate = int(self.transmitter.rate[row])
         self.receiver.change_rtp(row, media)
         self.transmitter.change_rtp(row, media)
@@ -170,6 +202,9 @@ class RowAudio:
 
     def _close(self, row: int) -> None:
         final = self.stats(row)
+        reports = self._reports.pop(row, None)
+        if reports is not None and self.transmitter.packets_sent[row]:
+            self._send_report(row, reports.goodbye())
         self.receiver.close(row)
         self.transmitter.close(row)
         self.processing.closed(row)
@@ -234,6 +269,41 @@ class RowAudio:
         self.transmitter.point(row, remote, connected=True)
         self.emit(Latched(*self._stamp(row), remote=remote))
 
+    def _once_a_second(self, row: int) -> None:
+        self.receiver.adapt(row)
+        reports = self._reports.get(row)
+        if reports is None or not reports.due(self.now):
+            return
+        sender, n = self.transmitter, self.receiver.r.n[row]
+        stamp = sender.timestamp(row, self.tick)
+        sent = Sent(int(sender.packets_sent[row]), int(sender.octets_sent[row]), stamp)
+        heard = None
+        if n[c.SEEN]:
+            top, base = int(n[c.TOP]), int(n[c.BASE])
+            jitter = float(self.receiver.r.f[row, c.JITTER])
+            heard = Heard(int(n[c.SSRC]), top - base + 1, int(n[c.STREAM_RECEIVED]), top, jitter)
+        self._send_report(row, reports.build(sent, heard, self.now, self.wire.wall(self.now)))
+
+    def _send_report(self, row: int, datagram: bytes) -> None:
+        context = self.transmitter.srtp.get(row)
+        if context is not None:
+            datagram = context.protect_rtcp(datagram)
+        to = self._report_to.get(row) or self.transmitter.remotes.get(row)
+        if to is not None or self.transmitter.sends[row]:
+            self.wire.send(row, datagram, to)
+
+    def _on_report(self, row: int, datagram: bytes) -> None:
+        reports = self._reports.get(row)
+        if reports is None:
+            return
+        try:
+            reports.receive(datagram, self.now, self.wire.wall(self.now))
+        except MalformedRtp:
+            self.receiver.r.n[row, c.MALFORMED] += 1
+            return
+        self._remote_loss[row] = reports.remote_loss
+        self.transmitter.note_loss(row, reports.remote_loss)
+
     def sent_at(self, row: int, sample: int) -> float | None:
         handed = self.playout.sent_tick(row, sample, self.tick)
         return None if handed is None or handed == self.tick else (handed + 1) * TICK_S
@@ -276,7 +346,14 @@ class RowAudio:
             last_packet_age_s=max(0.0, self.now - float(self.receiver.last_packet[row])),
             remote=latch.remote if latch else None,
             latched=latch.latched if latch else False,
+            remote_loss=float(self._remote_loss[row]),
+            round_trip_ms=self._reports[row].round_trip_s * 1000 if row in self._reports else 0.0,
         )
+
+
+def srtp_context(keys: SrtpKeys) -> SrtpContext:
+    """Both directions of a leg. Raises KeyError for an unknown suite, pylibsrtp.Error, ValueError."""
+    return SrtpContext(SdesKeys(keys.profile, keys.local, keys.remote))
 
 
 def _smoothed(power: NDArray[np.float64], pcm: Pcm) -> NDArray[np.float64]:

@@ -5,20 +5,27 @@ Timestamps follow the tick's number, so they tell the time also over holds and p
 
 from __future__ import annotations
 
+from collections import deque
+
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.api import Pcm
 from engine.opus import OpusEncoder
 from gateway.media import g711
+from gateway.media.g722 import G722Encoder
 from gateway.media.messages import Address, OpusMedia, OpusPacket, RtpMedia, SendOpus
-from gateway.media.receive import codec_of
+from gateway.media.receive import FEC_WORTH, OPUS_RATE, codec_of
 from gateway.media.rows import L16, PACKETS
 from gateway.media.udp_wire import UdpWire
+from sip.dtmf import EventPacket, event_packets
+from sip.srtp import SrtpContext
 
 HEADER = 12
 _LARGEST = HEADER + 2 * 960
 _OPUS_CLOCK = 48_000
+_KEY_GAP = 4
+"""Ticks between two keys."""
 
 Rows = NDArray[np.intp]
 
@@ -45,7 +52,14 @@ class Transmitter:
         self._sequence = np.zeros(count, np.int64)
         self._origin = np.zeros(count, np.int64)
         self._packet = np.zeros((count, _LARGEST), np.uint8)
-        self._encoders: dict[int, OpusEncoder] = {}
+        self.srtp: dict[int, SrtpContext] = {}
+        """Rows whose packets are encrypted."""
+        self._encoders: dict[int, OpusEncoder | G722Encoder] = {}
+        self._fec: dict[int, bool] = {}
+        self._keys: dict[int, deque[EventPacket | None]] = {}
+        self._key_began = np.zeros(count, np.int64)
+        self._dtmf_type = np.zeros(count, np.int64)
+        self._prepared_keys: list[tuple[int, NDArray[np.uint8]]] = []
         self._senders: dict[int, SendOpus] = {}
         self._prepared: list[int] = []
         self._prepared_opus: dict[int, OpusPacket] = {}
@@ -67,12 +81,14 @@ class Transmitter:
         self._filled[row] = 0
         self._packet[row, 1] = media.payload_type | (0x80 if new else self._packet[row, 1] & 0x80)
         self._packet[row, 8:12] = np.frombuffer((media.ssrc & 0xFFFF_FFFF).to_bytes(4, "big"), np.uint8)
+        self._dtmf_type[row] = media.dtmf_payload_type or 0
         self._directed[row] = media.direction.sends
         self.point(row, media.remote)
-        if kind == PACKETS and row not in self._encoders:
-            self._encoders[row] = OpusEncoder(complexity=self._complexity)
-        if kind != PACKETS:
+        if new:
             self._encoders.pop(row, None)
+        if kind == PACKETS and new:
+            opus = rate == OPUS_RATE
+            self._encoders[row] = OpusEncoder(complexity=self._complexity) if opus else G722Encoder()
 
     def point(self, row: int, remote: Address | None, connected: bool = False) -> None:
         """Send there from now on; connected: the socket knows it already."""
@@ -85,29 +101,37 @@ class Transmitter:
         self.packets_sent[row] = self.octets_sent[row] = 0
         self.codec[row], self.rate[row], self.clock[row] = PACKETS, 24_000, _OPUS_CLOCK
         self._encoders[row] = OpusEncoder(bitrate=media.bitrate, complexity=self._complexity)
-        self._senders[row] = send
+        self._senders[row], self._fec[row] = send, media.fec
         self._origin[row], self.sends[row] = 0, True
 
     def send_dtmf(self, row: int, digits: str, duration_ms: int) -> None:
-        """Queue keys to press."""
+        """Queue keys to press, 80 ms apart."""
+        queue = self._keys.setdefault(row, deque())
+        for digit in digits:
+            queue.extend(event_packets(digit, duration_ms, int(self.clock[row])))
+            queue.extend([None] * _KEY_GAP)
 
     def close(self, row: int) -> None:
         self.codec[row], self.sends[row] = -1, False
-        self._encoders.pop(row, None)
-        self._senders.pop(row, None)
-        self.remotes.pop(row, None)
-        self._prepared_opus.pop(row, None)
+        for table in (self._encoders, self._senders, self.remotes, self._prepared_opus):
+            table.pop(row, None)
+        for cold in (self._fec, self._keys, self.srtp):
+            cold.pop(row, None)
+        self._prepared_keys = [(other, packet) for other, packet in self._prepared_keys if other != row]
         self._prepared = [other for other in self._prepared if other != row]
 
     def send(self) -> None:
         """What the last tick prepared."""
         for row in self._prepared:
             size = HEADER + int(self._octets[row])
-            if self.wire.send(row, self._packet[row, :size].data, self.remotes.get(row)):
+            if self._send_one(row, self._packet[row, :size]):
                 self.packets_sent[row] += 1
                 self.octets_sent[row] += size - HEADER
             self._packet[row, 1] &= 0x7F
         self._prepared.clear()
+        for row, event in self._prepared_keys:
+            self.packets_sent[row] += self._send_one(row, event)
+        self._prepared_keys.clear()
         by_sender: dict[SendOpus, list[tuple[int, OpusPacket]]] = {}
         for row, packet in self._prepared_opus.items():
             by_sender.setdefault(self._senders[row], []).append((row, packet))
@@ -117,9 +141,30 @@ class Transmitter:
         for sender, packets in by_sender.items():
             sender(packets)
 
+    def _send_one(self, row: int, packet: NDArray[np.uint8]) -> bool:
+        context = self.srtp.get(row)
+        datagram = packet.data if context is None else context.protect(packet.tobytes())
+        return self.wire.send(row, datagram, self.remotes.get(row))
+
+    def timestamp(self, row: int, tick: int) -> int:
+        """Of the block played at `tick`."""
+        return int(self._origin[row] + tick * (self.clock[row] // 50)) & 0xFFFF_FFFF
+
+    def note_loss(self, row: int, fraction: float) -> None:
+        """The peer loses so much of ours: let Opus carry FEC for it."""
+        encoder = self._encoders.get(row)
+        if isinstance(encoder, OpusEncoder):
+            wanted = self._fec.get(row, True) and fraction >= FEC_WORTH
+            encoder.set_loss(min(30, round(fraction * 100)), wanted)
+
     def prepare(self, rows: Rows, pcm: Pcm, tick: int) -> None:
         """(n, samples) float32 at these rows' rate, played at `tick`: into packets."""
         kinds = self.codec[rows]
+        if self._keys:
+            kinds = kinds.copy()
+            for i in [i for i, row in enumerate(rows.tolist()) if row in self._keys]:
+                if self._press(int(rows[i]), tick):
+                    kinds[i] = -1
         scaled = np.clip(np.rint(pcm * 32_768.0), -32_768, 32_767).astype(np.int16)
         for law in (0, 1):
             of_law = kinds == law
@@ -130,6 +175,26 @@ class Transmitter:
             self._append(rows[linear], scaled[linear].astype(">i2").view(np.uint8), tick)
         for i in np.flatnonzero(kinds == PACKETS).tolist():
             self._encode(int(rows[i]), pcm[i], tick)
+
+    def _press(self, row: int, tick: int) -> bool:
+        """A packet of a key instead of audio; False where there is a pause between keys, or no more."""
+        queue = self._keys[row]
+        event = queue.popleft() if queue else None
+        if not queue:
+            del self._keys[row]
+        if event is None or self._filled[row] or not self.sends[row]:
+            return False
+        packet = np.zeros(HEADER + len(event.payload), np.uint8)
+        if event.marker:
+            self._key_began[row] = tick
+        self._stamp(np.array([row]), tick)
+        packet[:HEADER] = self._packet[row, :HEADER]
+        packet[1] = self._dtmf_type[row] | (0x80 if event.marker else 0)
+        stamp = self.timestamp(row, int(self._key_began[row]))
+        packet[4:8] = np.frombuffer(stamp.to_bytes(4, "big"), np.uint8)
+        packet[HEADER:] = np.frombuffer(event.payload, np.uint8)
+        self._prepared_keys.append((row, packet))
+        return True
 
     def _append(self, rows: Rows, octets: NDArray[np.uint8], tick: int) -> None:
         """One more 20 ms to each row's packet; whole ones are ready to send."""

@@ -53,6 +53,7 @@ class UdpWire:
         self._epoll = select.epoll()
         self._kernel_times = kernel_times
         self._data = np.zeros((BATCH, LARGEST), np.uint8)
+        self._wall_offset = time.time() - time.monotonic()
         self.send_errors = 0
 
     def open(self, row: int, sock: socket.socket) -> None:
@@ -116,6 +117,10 @@ class UdpWire:
             self.send_errors += 1
             return False
         return True
+
+    def wall(self, now: float) -> float:
+        """Unix time of a monotonic time."""
+        return now + self._wall_offset
 
     def receive(self, now: float) -> Arrivals:
         """All that came, at most MOST datagrams; `now` is the tick's time."""
