@@ -38,7 +38,12 @@ class SpeechSettings:
     """Probability from which silence turns to speech."""
     stay: float = 0.35
     """Probability down to which speech goes on."""
-    over_noise_db: float = 7.0
+    over_noise_db: float = 8.0
+    stay_over_noise_db: float = 6.0
+    noise_quantile: float = 0.3
+    """What share of frames lies under the level called noise; callers pause for more than that."""
+    noise_step_db: float = 0.6
+    """How far that level moves a frame, at most."""
     over_echo_db: float = 10.0
     """Above what the canceller says may remain of the agent's voice."""
     loud_over_noise_db: float = 15.0
@@ -161,11 +166,14 @@ class SpeechDetector:
         self._filled[rows] += BLOCK
 
     def _gate(self, rows: Rows, power: F32) -> NDArray[np.bool_]:
-        """Frames worth asking about; the noise is followed: down at once, up by 4 dB a second."""
-        noise = self.noise[rows]
-        self.noise[rows] = np.where(power < noise, noise + 0.5 * (power - noise), noise * 1.03) + 1e-10
-        set_ = self.settings
-        bar = np.maximum(noise * _ratio(set_.over_noise_db), _ratio(set_.least_dbfs))
+        """Frames worth asking about."""
+        set_, noise = self.settings, self.noise[rows]
+        # the quantile's stochastic approximation: other people's talk in the room counts as noise too
+        step = np.where(power > noise, set_.noise_quantile, set_.noise_quantile - 1) * set_.noise_step_db
+        self.noise[rows] = np.maximum(noise * 10 ** (step / 10), 1e-10)
+        running = self.speech[rows] > 0
+        over = np.where(running, _ratio(set_.stay_over_noise_db), _ratio(set_.over_noise_db))
+        bar = np.maximum(noise * over, _ratio(set_.least_dbfs))
         bar = np.maximum(bar, self._echo[rows] * _ratio(set_.over_echo_db))
         bar = np.maximum(bar, self.voice[rows] * _ratio(-set_.below_caller_db))
         return np.asarray(power > bar)
