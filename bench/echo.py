@@ -123,7 +123,7 @@ def show(name: str, results: dict[str, dict[str, Marks]], scenes: list[str]) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one voice, a third of the scenes, no peers")
+    parser.add_argument("--quick", action="store_true", help="one voice, a third of the scenes, fewer calls")
     parser.add_argument("--json", type=Path, help="also write the JSON here")
     parser.add_argument("--speech", type=Path, default=echo_scenes.default_folder())
     parser.add_argument("--voices", default="ast_en,ast_it,ast_ru,esp")

@@ -1,9 +1,11 @@
 """The compiled loops of the echo canceller give what their numpy twins give."""
 
+import sys
+
 import numpy as np
 import pytest
 
-from gateway.media import delay, kalman, reference, residual
+from gateway.media import delay, fourier, kalman, reference, residual
 from gateway.media.compiled import kernel
 
 RNG = np.random.default_rng(3)
@@ -114,3 +116,14 @@ def test_a_shift_between_two_signals_is_found_to_the_sample_in_both_directions()
         assert match > 0.99
     _, match = delay.shift_between(normal(800), voice[1_040:2_800], 320)
     assert match < 0.5
+
+
+def test_without_scipy_the_transforms_are_numpys_and_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = normal(7, 320)
+    spectra = fourier.rfft(rows)
+    back = fourier.irfft(spectra)
+    monkeypatch.setattr(fourier, "_library", [])
+    monkeypatch.setitem(sys.modules, "scipy.fft", None)
+    np.testing.assert_allclose(fourier.rfft(rows), spectra, atol=1e-4)
+    np.testing.assert_allclose(fourier.irfft(spectra), back, atol=1e-5)
+    np.testing.assert_allclose(back, rows, atol=1e-5)

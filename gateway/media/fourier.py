@@ -22,8 +22,8 @@ def rfft(rows: F32) -> C64:
     return np.asarray(_chosen().rfft(rows, axis=1), dtype=np.complex64)
 
 
-def irfft(spectra: C64) -> F32:
-    """(n, L + 1) complex64 to (n, 2L) float32."""
+def irfft(spectra: NDArray[Any]) -> F32:
+    """(n, L + 1) complex64 (or real, float32) to (n, 2L) float32."""
     return np.asarray(_chosen().irfft(spectra, axis=1), dtype=np.float32)
 
 
