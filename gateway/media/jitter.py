@@ -20,6 +20,8 @@ from gateway.media.rows import HISTORY_MS, I16, MISSING, NEEDS, NOTHING, RING, R
 _MASK = RING - 1
 SETTLED = 25
 """Arrivals before the delay may shrink."""
+RECKONED = 5
+"""Arrivals between two reckonings of the target."""
 CALM = 60
 """Latest arrivals whose worst bounds the target (1.2 s), with CALM_MS to spare: a storm is soon forgotten."""
 CALM_MS = 30
@@ -67,6 +69,8 @@ def note_need(r: ReceiveRows, row: int) -> None:
     count = int(r.n[row, c.NEED_COUNT])
     r.needs[row, count % NEEDS] = need
     r.n[row, c.NEED_COUNT] = count + 1
+    if count >= SETTLED and count % RECKONED != 0:
+        return
     kept = min(count + 1, NEEDS)
     ordered = np.sort(r.needs[row, :kept])
     calm = need

@@ -12,6 +12,8 @@ import logging
 import os
 import time
 from collections import namedtuple
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -35,6 +37,7 @@ _MODULES: tuple[tuple[ModuleType, str], ...] = (
     (rtp_step, "payload_span header_of samples_of take_packet take_packets pull_rows"),
 )
 """Callees before callers."""
+_SOURCES = (columns, rows, plc, stream, jitter, rtp_step)
 _STANDS_IN = {"likeness_by_loops": "likeness"}
 """Written once for the compiler and once for numpy."""
 
@@ -61,42 +64,60 @@ class Steps(NamedTuple):
 PLAIN = Steps(rtp_step.take_packets, rtp_step.pull_rows, False)
 
 
-@cache
-def steps(compiled: bool) -> Steps:
-    """The steps, compiled if wanted and possible. The first time takes seconds, later ones load the cache."""
-    if not compiled or os.environ.get("MOSHI_NUMBA", "1") == "0":
-        return PLAIN
+@contextmanager
+def compiler(*sources: str) -> Iterator[Callable[[Any, dict[str, Any]], Any] | None]:
+    """Gives njit(function, its globals), caching in a folder for these sources; None without numba."""
+    if os.environ.get("MOSHI_NUMBA", "1") == "0":
+        yield None
+        return
     try:
         import numba
         from numba.core import config as numba_config
     except ImportError:
         log.warning("numba is not usable: phone calls take several times the processor time")
-        return PLAIN
-    began = time.perf_counter()
+        yield None
+        return
     config: Any = numba_config
     usual = config.CACHE_DIR
-    config.CACHE_DIR = str(_cache_dir() / f"media-{_digest()}")
-    # numba caches nothing that refers to a module; a named tuple of numbers is a constant to it.
-    numbers = {name: value for name, value in vars(columns).items() if name.isupper()}
-    ready: dict[str, Any] = {"c": namedtuple("Columns", numbers)(**numbers)}
-    for module, names in _MODULES:
-        scope = {**vars(module), **ready}
-        for name in names.split():
-            function = getattr(module, name)
-            copy = FunctionType(function.__code__, scope, name, function.__defaults__)
-            used_as = _STANDS_IN.get(name, name)
-            ready[used_as] = scope[used_as] = numba.njit(nogil=True, cache=True)(copy)
-    config.CACHE_DIR = usual
+    config.CACHE_DIR = str(_cache_dir() / f"media-{_digest(*sources)}")
+
+    def njit(function: Any, scope: dict[str, Any]) -> Any:
+        known = {**function.__globals__, **scope}
+        copy = FunctionType(function.__code__, known, function.__name__, function.__defaults__)
+        known[function.__name__] = compiled = numba.njit(nogil=True, cache=True)(copy)
+        return compiled
+
+    try:
+        yield njit
+    finally:
+        config.CACHE_DIR = usual
+
+
+@cache
+def steps(compiled: bool) -> Steps:
+    """The steps, compiled if wanted and possible. The first time takes seconds, later ones load the cache."""
+    if not compiled:
+        return PLAIN
+    began = time.perf_counter()
+    with compiler(*(str(module.__file__) for module in _SOURCES)) as njit:
+        if njit is None:
+            return PLAIN
+        # numba caches nothing that refers to a module; a named tuple of numbers is a constant to it.
+        numbers = {name: value for name, value in vars(columns).items() if name.isupper()}
+        ready: dict[str, Any] = {"c": namedtuple("Columns", numbers)(**numbers)}
+        for module, names in _MODULES:
+            for name in names.split():
+                ready[_STANDS_IN.get(name, name)] = njit(getattr(module, name), ready)
     found = Steps(ready["take_packets"], ready["pull_rows"], True)
     _warm(found)
     log.info("media steps ready in %.1f s", time.perf_counter() - began)
     return found
 
 
-def _digest() -> str:
+def _digest(*sources: str) -> str:
     digest = hashlib.sha256(Path(__file__).read_bytes())
-    for module in (columns, rows, plc, stream, jitter, rtp_step):
-        digest.update(Path(str(module.__file__)).read_bytes())
+    for source in sources:
+        digest.update(Path(source).read_bytes())
     return digest.hexdigest()[:16]
 
 

@@ -22,6 +22,7 @@ from gateway.media.linked import steps
 from gateway.media.messages import (
     Address,
     Closed,
+    Direction,
     DtmfReceived,
     FirstPacket,
     Latched,
@@ -71,7 +72,7 @@ class RowAudio:
     ) -> None:
         count = rows.count
         self.rows, self.settings, self.processing, self.emit = rows, settings, processing, emit
-        self.wire = UdpWire(count, settings.kernel_times)
+        self.wire = UdpWire(count, settings.kernel_times, settings.compiled)
         found = steps(settings.compiled)
         self.receiver = Receiver(count, self.wire, found, settings.max_delay_ms, settings.min_delay_ms)
         self.receiver.on_key, self.receiver.on_latched = self._on_key, self._on_latched
@@ -161,7 +162,7 @@ class RowAudio:
             port, send = cast(tuple[OpusPort, SendOpus], thing)
             self.receiver.open_opus(row, command.media, port, self.now)
             self.transmitter.open_opus(row, command.media, send)
-        self._expects[row] = not isinstance(media, RtpMedia) or media.direction.receives
+        self._expects[row] = not isinstance(media, RtpMedia) or _must_send(media)
         self.processing.opened(row, int(self.transmitter.rate[row]))
 
     def _open_rtp(self, row: int, media: RtpMedia, sock: object) -> None:
@@ -193,7 +194,7 @@ class RowAudio:
         self.transmitter.change_rtp(row, media)
         latch = self.receiver.latches[row]
         self.transmitter.point(row, latch.remote, latch.latched)
-        self._expects[row] = media.direction.receives
+        self._expects[row] = _must_send(media)
         self.receiver.last_packet[row] = self.now
         self._groups = None
         if self.transmitter.rate[row] != rate:
@@ -354,6 +355,11 @@ class RowAudio:
 def srtp_context(keys: SrtpKeys) -> SrtpContext:
     """Both directions of a leg. Raises KeyError for an unknown suite, pylibsrtp.Error, ValueError."""
     return SrtpContext(SdesKeys(keys.profile, keys.local, keys.remote))
+
+
+def _must_send(media: RtpMedia) -> bool:
+    """Whether silence means that the peer is gone: who holds us may send music, or nothing at all."""
+    return media.direction is Direction.SENDRECV
 
 
 def _smoothed(power: NDArray[np.float64], pcm: Pcm) -> NDArray[np.float64]:

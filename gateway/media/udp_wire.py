@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from gateway.media.compiled_io import A_ROW, functions, slots
 from gateway.media.messages import Address
 
 log = logging.getLogger(__name__)
@@ -45,8 +46,15 @@ class Arrivals(NamedTuple):
 class UdpWire:
     """Sockets by row. One thread."""
 
-    def __init__(self, count: int, kernel_times: bool = True) -> None:
-        """kernel_times: ask the kernel when a datagram came; without, it came when the tick was due."""
+    def __init__(self, count: int, kernel_times: bool = True, compiled: bool = True) -> None:
+        """kernel_times: ask the kernel when a datagram came; without, it came when the tick was due.
+
+        compiled: serve connected sockets in compiled loops where there are any.
+        """
+        self._io = functions() if compiled and kernel_times else None
+        self._room = slots(BATCH if self._io else A_ROW, LARGEST)
+        self._bulk: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
+        self._fds = np.full(count, -1, np.int64)
         self._sockets: list[socket.socket | None] = [None] * count
         self._connected = [False] * count
         self._rows_by_fd: dict[int, int] = {}
@@ -62,6 +70,7 @@ class UdpWire:
         if self._kernel_times:
             sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
         self._sockets[row], self._connected[row] = sock, False
+        self._fds[row] = sock.fileno()
         self._rows_by_fd[sock.fileno()] = row
         self._epoll.register(sock.fileno(), select.EPOLLIN)
 
@@ -69,7 +78,9 @@ class UdpWire:
         sock = self._sockets[row]
         if sock is None:
             return
-        self._epoll.unregister(sock.fileno())
+        if not (self._io and self._connected[row]):
+            self._epoll.unregister(sock.fileno())
+        self._connected[row], self._bulk, self._fds[row] = False, None, -1
         del self._rows_by_fd[sock.fileno()]
         self._sockets[row] = None
         sock.close()
@@ -89,7 +100,9 @@ class UdpWire:
         except OSError as error:
             log.warning("row %d: a peer's address cannot be used (%s)", row, error.strerror)
             return False
-        self._connected[row] = True
+        if self._io and not self._connected[row]:
+            self._epoll.unregister(sock.fileno())
+        self._connected[row], self._bulk = True, None
         return True
 
     def disconnect(self, row: int) -> None:
@@ -100,7 +113,9 @@ class UdpWire:
             _dissolve(sock)
             if sock.getsockname()[1] != name[1]:
                 sock.bind(name)  # the kernel takes back a port that it had chosen itself
-            self._connected[row] = False
+            self._connected[row], self._bulk = False, None
+            if self._io:
+                self._epoll.register(sock.fileno(), select.EPOLLIN)
 
     def send(self, row: int, data: bytes | memoryview, remote: Address | None = None) -> bool:
         """One datagram to the connected peer, or to `remote`. Never blocks; False if it was not sent."""
@@ -122,8 +137,48 @@ class UdpWire:
         """Unix time of a monotonic time."""
         return now + self._wall_offset
 
+    def send_rows(
+        self, rows: NDArray[np.int64], packets: NDArray[np.uint8], sizes: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        """One datagram each, packets[row, :size], on connected sockets; which of them went."""
+        sent = np.zeros(len(rows), np.int64)
+        if self._io is not None:
+            addresses = packets.ctypes.data + rows * packets.strides[0]
+            self._io.send(self._fds[rows], addresses, sizes, sent)
+            self.send_errors += len(rows) - int(sent.sum())
+        else:
+            for k, row in enumerate(rows.tolist()):
+                sent[k] = self.send(row, packets[row, : sizes[k]].data)
+        return sent.astype(np.bool_)
+
     def receive(self, now: float) -> Arrivals:
         """All that came, at most MOST datagrams; `now` is the tick's time."""
+        one_by_one = self._receive_each(now)
+        if self._io is None:
+            return one_by_one
+        bulk = self._receive_bulk()
+        if not len(one_by_one.rows):
+            return bulk
+        if not len(bulk.rows):
+            return one_by_one
+        arrays = [np.concatenate([bulk[i], one_by_one[i]]) for i in range(4)]
+        return Arrivals(arrays[0], arrays[1], arrays[2], arrays[3], bulk.sources + one_by_one.sources)
+
+    def _receive_bulk(self) -> Arrivals:
+        """All connected sockets, compiled."""
+        assert self._io is not None
+        if self._bulk is None:
+            rows = np.flatnonzero(np.array(self._connected))
+            self._bulk = (self._fds[rows], rows)
+            if len(self._room.sizes) < len(rows) * A_ROW:
+                self._room = slots(len(rows) * A_ROW, LARGEST)
+        room = self._room
+        offset = time.monotonic() - time.time()
+        count = self._io.receive(*self._bulk, room)
+        times = room.times[:count] + offset
+        return Arrivals(room.rows[:count], room.data[:count], room.sizes[:count], times, [None] * count)
+
+    def _receive_each(self, now: float) -> Arrivals:
         rows: list[int] = []
         sizes: list[int] = []
         arrivals: list[float] = []
