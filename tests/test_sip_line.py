@@ -114,6 +114,18 @@ async def test_a_held_call_goes_on_and_the_engine_hears_silence_instead_of_the_m
     assert call.ended_by == "" and heard[True] < 0.001 and heard[False] > 0.05
 
 
+@pytest.mark.parametrize("direction", ["sendonly", "inactive", "sendrecv"])
+async def test_a_phone_that_sends_nothing_while_it_holds_us_is_not_gone(house: House, direction: str) -> None:
+    call, answer = await answered_call(house)
+    house.phone_says(reinvite(answer, OFFER + f"a={direction}\r\n".encode(), cseq=2))
+    await house.settle()
+    house.bench.events.clear()
+    for _ in range(1_100):  # 22 s
+        house.bench.step()
+    gone = [event for event in house.bench.events if isinstance(event, RtpTimedOut)]
+    assert bool(gone) is (direction == "sendrecv") and call.ended_by == ""
+
+
 async def test_the_called_number_chooses_the_persona(house: House) -> None:
     house.phone_says(request().replace(b"To: <sip:moshi@", b"To: <sip:100@"))
     await house.settle()

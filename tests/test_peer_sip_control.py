@@ -1,0 +1,163 @@
+"""baresip, sipp, kamailio and sipvicious against the gateway's call control, trunks, accounts and TLS."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.audio import likeness, steady_noise
+from tests.peers import LOOPBACK, Gateway
+from tests.softphone import Desk, Line, Softphone, free_tcp_port, operated, self_signed
+
+pytestmark = pytest.mark.peer
+RATE = 8_000
+
+
+def test_a_phone_holds_and_resumes_five_times_and_talks_on(tmp_path: Path) -> None:
+    with Gateway(tmp_path, **operated(MG_MEDIA__RTP_TIMEOUT_S="3")) as gateway:
+        desk = Desk(gateway)
+        phone = Softphone(tmp_path / "phone", steady_noise(60, RATE))
+        phone.dial(gateway.uri)
+        for _ in range(5):
+            phone.tell("hold")
+            desk.until(held_by_caller=True)
+            phone.tell("resume")
+            call = desk.until(held_by_caller=False, state="answered")
+        phone.tell("hold")
+        desk.until(held_by_caller=True)
+        _pass(5.0)
+        assert desk.call()["state"] == "held", "no packet for longer than the time-out, which rests"
+        phone.tell("resume")
+        desk.until(held_by_caller=False)
+        before = desk.call()["media"]["packets_received"]
+        _pass(2.0)
+        assert desk.call()["media"]["packets_received"] - before > 60, "he is heard again"
+        phone.tell("hangup")
+        gateway.wait_for_slots(0, 5.0)
+        states = [m["state"] for m in desk.told(call["id"]) if m["type"] == "state"]
+        assert states == ["answered", *("held", "resumed") * 6]
+
+
+def test_we_hold_a_phone_and_take_it_back(tmp_path: Path) -> None:
+    with Gateway(tmp_path, **operated()) as gateway:
+        desk = Desk(gateway)
+        with Softphone(tmp_path / "phone", steady_noise(30, RATE)) as phone:
+            phone.dial(gateway.uri)
+            call = desk.until(state="answered")
+            for _ in range(3):
+                assert desk.ask("POST", f"/calls/{call['id']}/hold") == (200, {"held": True})
+                _pass(0.2)
+                held = desk.call()["media"]["packets_received"]
+                _pass(0.5)
+                assert desk.call()["media"]["packets_received"] == held, "who is held sends nothing"
+                assert desk.ask("POST", f"/calls/{call['id']}/resume") == (200, {"held": False})
+                _pass(1.0)
+                assert desk.call()["media"]["packets_received"] >= held + 25
+            assert desk.call()["media"]["lost"] <= 3
+            phone.tell("hangup")
+            gateway.wait_for_slots(0, 5.0)
+
+
+def test_a_caller_is_transferred_to_a_second_phone(tmp_path: Path) -> None:
+    with Gateway(tmp_path, **operated()) as gateway:
+        desk = Desk(gateway)
+        with (
+            Softphone(tmp_path / "colleague", steady_noise(60, RATE), Line(answers=True)) as colleague,
+            Softphone(tmp_path / "phone", steady_noise(3, RATE)) as phone,
+        ):
+            phone.dial(gateway.uri)
+            call = desk.until(state="answered")
+            answer = desk.ask("POST", f"/calls/{call['id']}/transfer", {"to": colleague.uri})
+            assert answer == (200, {"transferred": True})
+            colleague.wait_for("Call established", 5.0)
+            gateway.wait_for_slots(0, 5.0)
+            told = desk.told(call["id"])
+            assert {"type": "state", "state": "transferring"} in told
+            assert told[-1]["type"] == "ended" and "transferred" in told[-1]["reason"]
+
+
+def test_a_caller_whose_transfer_fails_is_still_with_the_agent(tmp_path: Path) -> None:
+    with Gateway(tmp_path, **operated(MG_ENGINE__SLOTS="1")) as gateway:
+        desk = Desk(gateway)
+        noise = steady_noise(40, RATE)
+        with Softphone(tmp_path / "phone", noise) as phone:
+            phone.dial(gateway.uri)
+            call = desk.until(state="answered")
+            # The gateway itself is full, so it answers its own caller 503.
+            status, told = desk.ask("POST", f"/calls/{call['id']}/transfer", {"to": gateway.uri})
+            assert status == 502 and told["sip_code"] >= 400
+            assert desk.until(state="answered")["id"] == call["id"]
+
+
+def test_keys_arrive_once_each_and_in_order(tmp_path: Path) -> None:
+    with Gateway(tmp_path, **operated()) as gateway:
+        desk = Desk(gateway)
+        noise = np.concatenate([steady_noise(1, RATE), np.zeros(60 * RATE)])
+        with Softphone(tmp_path / "phone", noise) as phone:
+            phone.dial(gateway.uri)
+            call = desk.until(state="answered")
+            _pass(2.5)  # its noise is over: from here it sends silence and keys alone
+            for digit in "5518#":
+                phone.tell("sndcode", digit)
+                _pass(0.4)
+                phone.tell("sndcode", "\x04")
+                _pass(0.2)
+            assert desk.ask("POST", f"/calls/{call['id']}/dtmf", {"digits": "42"})[0] == 202
+            phone.wait_for(r"(?s)event: '4' .end=1.*event: '2' .end=1", 5.0)
+            heard = phone.heard()
+        gateway.wait_for_slots(0, 5.0)
+        keys = [m["digit"] for m in desk.told(call["id"]) if m["type"] == "dtmf"]
+        assert keys == list("5518#")
+        assert abs(heard[-int(2.5 * RATE) :]).max() < 0.05, "what the engine heard of the keys is silence"
+        assert "5518" not in gateway.text
+
+
+def test_a_call_by_tls_is_encrypted_and_heard(tmp_path: Path) -> None:
+    cert, key = self_signed(tmp_path)
+    port = free_tcp_port()
+    settings = operated(MG_SIP__TLS_CERT=str(cert), MG_SIP__TLS_KEY=str(key), MG_SIP__TLS_PORT=str(port))
+    with Gateway(tmp_path, **settings) as gateway:
+        desk = Desk(gateway)
+        noise = steady_noise(30, RATE)
+        secure = Line(parameters=";mediaenc=srtp-mand", transport="tls")
+        with Softphone(tmp_path / "phone", noise, secure) as phone:
+            phone.dial(f"sip:moshi@{LOOPBACK}:{port};transport=tls")
+            assert desk.until(state="answered")["srtp"] == "AES_CM_128_HMAC_SHA1_80"
+            _pass(4.0)
+            heard = phone.heard()
+        assert likeness(heard, noise, RATE) >= 0.95
+        with Softphone(tmp_path / "plain", noise, Line(parameters=";mediaenc=srtp-mand")) as plain:
+            plain.tell("dial", gateway.uri)
+            plain.wait_for("488", 10.0)
+
+
+@pytest.mark.parametrize("tool", ["svmap", "svwar", "svcrack"])
+def test_a_scanner_finds_nothing(tmp_path: Path, tool: str) -> None:
+    program = Path(sys.executable).parent / f"sipvicious_{tool}"
+    if not program.exists():
+        pytest.skip("sipvicious is not installed (dev extra)")
+    trunk = {"MG_TRUNKS__CARRIER__ADDRESSES": "203.0.113.0/24"}
+    with Gateway(tmp_path, **operated(**trunk)) as gateway:
+        port = str(gateway.sip_port)
+        command = {
+            "svmap": ["-p", port, LOOPBACK],
+            "svwar": ["-e", "100-120", "-m", "INVITE", "-p", port, "--force", LOOPBACK],
+            "svcrack": ["-u", "100", "-r", "1-20", "-p", port, LOOPBACK],
+        }[tool]
+        run = subprocess.run(
+            [program, *command], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        )
+        said = run.stdout + run.stderr
+        assert "moshi-gateway" not in said and "The password for" not in said and "reqauth" not in said, said
+        assert gateway.metrics()['sip_messages_total{result="blocked"}'] > 0
+        assert gateway.slots_used() == 0
+
+
+def _pass(seconds: float) -> None:
+    """Let a call go on."""
+    threading.Event().wait(seconds)
