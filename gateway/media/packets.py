@@ -40,6 +40,17 @@ class RowDecoder(Protocol):
         ...
 
 
+def carries_fec(payload: bytes) -> bool:
+    """Whether a packet of one SILK or hybrid frame holds a copy of the frame before.
+
+    After the voice activity bits of its 20 ms parts comes the bit that says so (RFC 6716 §4.2.3, §4.2.4).
+    """
+    if len(payload) < 2 or payload[0] >= 0x80 or payload[0] & 3:
+        return False
+    parts = {2: 2, 3: 3}.get(payload[0] >> 3 & 3, 1) if payload[0] < 0x60 else 1
+    return bool(payload[1] >> (7 - parts) & 1)
+
+
 class OpusRow:
     """Opus at 24 kHz mono (RFC 7587), with libopus' FEC and concealment."""
 
@@ -73,6 +84,8 @@ class PacketDecoder:
         self._pending: dict[int, bytes] = {}
         self._end: int | None = None
         """Up to where the ring was filled."""
+        self.repairs = 0
+        """Packets with FEC since it was last set to 0."""
 
     def samples(self, payload: bytes) -> int:
         return self._decoder.samples(payload)
@@ -88,6 +101,7 @@ class PacketDecoder:
             self._end = start
         if start >= self._end:
             self._pending[start] = payload
+        self.repairs += carries_fec(payload)
         self._decode_ready()
         if len(self._pending) > MOST_PENDING:
             self._give_up_gap()

@@ -248,7 +248,9 @@ class Receiver:
         if n[c.CODEC] == PACKETS and n[c.RATE] == OPUS_RATE:
             least = self._min_delay_ms * OPUS_RATE // 1000
             worth_it = FEC_WORTH if n[c.FLOOR_NEED] == least else FEC_WORTH / 4
-            n[c.FLOOR_NEED] = least + (int(n[c.FRAME]) if self._loss[row] > worth_it else 0)
+            helped = self._loss[row] > worth_it and self._decoders[row].repairs > 0
+            self._decoders[row].repairs = 0
+            n[c.FLOOR_NEED] = least + (int(n[c.FRAME]) if helped else 0)
 
     def _ask_latch(self, row: int, source: Address, datagram: bytes) -> list[bytes]:
         latch = self.latches[row]
