@@ -29,6 +29,7 @@ from train.transformer import TrainedLM
 
 FRAMES = 256
 CODE_WEIGHTS = (3.0, 1.0, 1.0, 1.0, 0.8, 0.7, 0.6, 0.6)
+NEIGHBOURS, NEIGHBOUR_SHARE, RANDOM_SHARE = 6, 0.25, 0.05
 CALLER = 8
 """Index of the caller's first stream among the code streams."""
 
@@ -97,6 +98,10 @@ class LmStage(nn.Module):
         super().__init__()
         self.lm = TrainedLM(config)
         self.intent = nn.Linear(config.dim, len(script.INTENTS))
+        self.neighbours: Tensor
+        distances = torch.cdist(codec.codebook[0], codec.codebook[0])
+        closest = distances.argsort(1)[:, 1 : NEIGHBOURS + 1]
+        self.register_buffer("neighbours", closest, persistent=False)
         with torch.no_grad():
             book = codec.codebook[0]
             book = (book - book.mean(0)) / (book.std() + 1e-6)
@@ -107,12 +112,24 @@ class LmStage(nn.Module):
                 table.weight.zero_()
 
 
+def misheard(codes: Tensor, neighbours: Tensor) -> Tensor:
+    """The caller's codes with a quarter replaced by close ones and a twentieth by any.
+
+    Without it the model learns the training voices' code strings by heart.
+    """
+    draw = torch.rand(codes.shape)
+    close = neighbours[codes, torch.randint(0, neighbours.shape[1], codes.shape)]
+    anything = torch.randint(0, len(neighbours), codes.shape)
+    known = codes < len(neighbours)
+    out = torch.where(known & (draw < NEIGHBOUR_SHARE), close, codes)
+    return torch.where(known & (draw > 1 - RANDOM_SHARE), anything, out)
+
+
 def losses(stage: LmStage, calls: Calls, share: float) -> dict[str, Tensor]:
     """Text, codes (on `share` of the frames with speech) and intent."""
     config = stage.lm.config
     text, codes = calls.inputs(config)
-    noisy = torch.rand(codes.shape[:2]) < 0.04
-    codes[..., CALLER][noisy] = torch.randint(0, config.card, (int(noisy.sum()),))
+    codes[..., CALLER] = misheard(codes[..., CALLER], stage.neighbours)
     hidden = stage.lm.hidden(stage.lm.embed(text, codes))
     weight = torch.where(calls.text == PAD, torch.where(calls.speaking, 0.3, 0.4), 1.0) * calls.learn
     each = functional.cross_entropy(
@@ -123,7 +140,7 @@ def losses(stage: LmStage, calls: Calls, share: float) -> dict[str, Tensor]:
     said = functional.cross_entropy(logits.transpose(1, 2), calls.agent[chosen], reduction="none")
     levels = torch.tensor(CODE_WEIGHTS)
     meant = functional.cross_entropy(
-        functional.dropout(stage.intent(hidden), 0.0).flatten(0, 1), calls.intent.flatten(), ignore_index=-1
+        stage.intent(hidden).flatten(0, 1), calls.intent.flatten(), ignore_index=-1
     )
     return {"text": 2 * (each * weight).sum() / weight.sum(),
             "codes": (said * levels).mean(0).sum() / levels.sum(),
