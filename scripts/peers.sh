@@ -4,6 +4,7 @@
 missing() {
     command -v baresip >/dev/null 2>&1 || echo baresip-core
     command -v sipp >/dev/null 2>&1 || echo sip-tester
+    command -v kamailio >/dev/null 2>&1 || [ -x /usr/sbin/kamailio ] || echo kamailio
     command -v chromium >/dev/null 2>&1 || command -v google-chrome >/dev/null 2>&1 || echo chromium
 }
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from tests.audio import likeness, steady_noise
-from tests.peers import LOOPBACK, Gateway
+from tests.kamailio import PASSWORD, USER, Kamailio
+from tests.peers import LOOPBACK, Gateway, Sipp, uac
 from tests.softphone import Desk, Line, Softphone, free_tcp_port, operated, self_signed
 
 pytestmark = pytest.mark.peer
@@ -161,3 +162,63 @@ def test_a_scanner_finds_nothing(tmp_path: Path, tool: str) -> None:
 def _pass(seconds: float) -> None:
     """Let a call go on."""
     threading.Event().wait(seconds)
+
+
+def account_at(pbx: Kamailio) -> dict[str, str]:
+    """The gateway as this PBX's extension."""
+    return {
+        "MG_ACCOUNTS__PBX__REGISTRAR": f"sip:{LOOPBACK}:{pbx.port}",
+        "MG_ACCOUNTS__PBX__USER": USER,
+        "MG_ACCOUNTS__PBX__PASSWORD": PASSWORD,
+    }
+
+
+def routed(scenario: str) -> str:
+    """What follows the 200 goes along its Record-Route."""
+    head, _, rest = scenario.replace("[service]", USER).partition('rrs="true"/>')
+    return head + 'rrs="true"/>' + rest.replace("Max-Forwards: 70", "[routes]\nMax-Forwards: 70")
+
+
+def test_kamailio_knows_us_and_stays_in_the_path_of_calls(tmp_path: Path) -> None:
+    with Kamailio(tmp_path / "pbx") as pbx, Gateway(tmp_path, **operated(**account_at(pbx))) as gateway:
+        gateway.wait_for("account pbx is up", 10.0)
+        desk = Desk(gateway)
+        assert gateway.metrics()['sip_account_registered{account="pbx"}'] == 1
+        assert desk.ask("GET", "/trunks")[1]["accounts"][0]["registered"] is True
+        result = Sipp(tmp_path / "sipp", routed(uac(hold_ms=500)), pbx.port, calls=4, rate=5).result()
+        assert (result["SuccessfulCall(C)"], result["FailedCall(C)"]) == ("4", "0")
+        gateway.wait_for_slots(0, 5.0)
+        assert pbx.text.count("passed BYE") == 4
+        with Softphone(tmp_path / "phone", steady_noise(20, RATE)) as phone:
+            phone.dial(f"sip:{USER}@{LOOPBACK}:{pbx.port}")
+            call = desk.until(state="answered")
+            assert desk.ask("POST", f"/calls/{call['id']}/hangup") == (200, {"ended": True})
+            phone.wait_for("terminated|session closed", 5.0)
+            assert pbx.text.count("passed BYE") == 5, "our BYE takes the recorded route too"
+        assert gateway.end() == 0
+        pbx.wait_for(rf"(?s)bound {USER}.*bound {USER}", 5.0)  # we said goodbye to the registrar
+
+
+def test_a_wrong_password_is_a_line_that_is_down(tmp_path: Path) -> None:
+    with Kamailio(tmp_path / "pbx") as pbx:
+        account = account_at(pbx) | {"MG_ACCOUNTS__PBX__PASSWORD": "not this"}
+        with Gateway(tmp_path, **operated(**account)) as gateway:
+            gateway.wait_for("account pbx is down", 10.0)
+            assert Desk(gateway).ask("GET", "/trunks")[1]["accounts"][0]["registered"] is False
+            assert f"bound {USER}" not in pbx.text and "not this" not in gateway.text
+
+
+def test_an_operator_calls_a_phone_and_hangs_up(tmp_path: Path) -> None:
+    out = {"MG_OUTBOUND__ENABLED": "true", "MG_OUTBOUND__PREFIXES": "phone", "MG_OUTBOUND__HOSTS": LOOPBACK}
+    with Gateway(tmp_path, **operated(**out)) as gateway:
+        desk = Desk(gateway)
+        with Softphone(tmp_path / "phone", steady_noise(30, RATE), Line(answers=True)) as phone:
+            status, placed = desk.ask("POST", "/calls", {"to": phone.uri})
+            assert status == 202, placed
+            call = desk.until(state="answered")
+            assert call["direction"] == "outbound" and call["id"] == placed["id"]
+            _pass(2.0)
+            assert desk.call()["media"]["packets_received"] > 60
+            assert desk.ask("POST", "/calls", {"to": f"sip:1900@{LOOPBACK}"})[1]["cap"] == "prefixes"
+            assert desk.ask("POST", f"/calls/{call['id']}/hangup")[0] == 200
+            phone.wait_for("terminated|session closed", 5.0)

@@ -92,7 +92,7 @@ class Trunks:
     def _became(self, kind: str, name: str, up: bool, code: int) -> None:
         before = self.states.get((kind, name))
         self.states[kind, name] = LineState(up, code)
-        if before is None or before.up != up:
+        if before is None or not before.code or before.up != up:
             level = logging.INFO if up else logging.WARNING
             log.log(level, "%s %s is %s (%d)", kind, name, "up" if up else "down", code)
 
