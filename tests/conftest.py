@@ -1,6 +1,12 @@
 """Order of the suite: what is quick tells first, calls with real programs come last."""
 
-import pytest
+import os
+
+# Before anything imports torch or numpy: threads that spin on two busy cores cost minutes.
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
+
+import pytest  # noqa: E402
 
 LATER = ("slow", "gpu", "peer")
 
