@@ -59,8 +59,8 @@ def test_the_engine_says_what_the_training_graph_predicts_past_the_window() -> N
     said = spoken_by_the_engine(config, model, caller)
     text, agent = said[:, 0], said[:, 1:]
     empty = torch.zeros(1, len(said), dtype=torch.bool)
-    calls = Calls(text[None], agent[None], caller[None, :, 0], empty, empty, empty, torch.tensor([True]),
-                  torch.zeros(1, dtype=torch.int64), torch.zeros(1, 8, dtype=torch.int64))  # fmt: skip
+    past, before = (text[None], agent[None]), (torch.zeros(1).long(), torch.zeros(1, 8).long())
+    calls = Calls(*past, *past, caller[None, :, 0], *[empty] * 4, torch.tensor([True]), *before)
     with torch.no_grad():
         hidden = model.hidden(model.embed(*calls.inputs(config)))[0]
         predicted = torch.cat(

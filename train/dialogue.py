@@ -23,6 +23,8 @@ YIELD_AFTER = 5
 """Frames from the first of the caller's voice to the agent's silence."""
 STILL_THERE_AFTER = 100
 BACKCHANNEL_AFTER = 26
+GARBLED = 0.05
+"""Share of utterances made incomprehensible."""
 UNLABELLED = -1
 
 Codes = NDArray[np.int16]
@@ -71,11 +73,16 @@ class Call:
 
     text: Codes
     agent: Codes
+    past_text: Codes
+    past_agent: Codes
+    """What the agent is told it said: as above, but that it sometimes went on when it should have yielded."""
     caller: Codes
     learn: NDArray[np.bool_]
     """Frames whose text is a fair question (False where the agent was cut from outside)."""
     intent: Codes
     speaking: NDArray[np.bool_]
+    worth: NDArray[np.bool_]
+    """Frames whose codes are worth learning: her speech and the moments after she stops."""
     log: list[tuple[int, str]] = field(default_factory=list)
 
 
@@ -91,10 +98,13 @@ def new_call(strings: Strings, frames: int, rng: random.Random) -> Call:
     return Call(
         text=np.full(frames, PAD, np.int16),
         agent=np.tile(strings.silence, (frames, 1)),
+        past_text=np.full(frames, PAD, np.int16),
+        past_agent=np.tile(strings.silence, (frames, 1)),
         caller=caller[:frames].copy(),
         learn=np.ones(frames, bool),
         intent=np.full(frames, UNLABELLED, np.int16),
         speaking=np.zeros(frames, bool),
+        worth=np.zeros(frames, bool),
     )
 
 
@@ -106,7 +116,8 @@ class Scriptwriter:
         self.rng = random.Random(seed)
         sizes = [len(group) for group in strings.utterances]
         self.weights = [1.0 if size else 0.0 for size in sizes]
-        self.weights[script.INTENTS.index(script.FALLBACK)] *= 6.0
+        self.fallback = script.INTENTS.index(script.FALLBACK)
+        self.weights[self.fallback] *= 7.0
 
     def call(self, frames: int) -> Call:
         """One call from its first frame."""
@@ -146,10 +157,12 @@ class Scriptwriter:
         begins, intent, end = at, 0, at
         for part in range(parts):
             final = part == parts - 1
-            intent = script.INTENTS.index(script.FALLBACK)
+            intent = self.fallback
             if final:
                 intent = self.rng.choices(range(len(self.weights)), self.weights)[0]
             said = self.rng.choice(self.strings.utterances[intent])
+            if self.rng.random() < GARBLED:
+                said, intent = self._garbled(said), self.fallback
             self._lay(call, said.codes, at - said.start)
             end = at + said.end - said.start
             at = end + 1 + self.rng.randint(0, 2)
@@ -158,6 +171,15 @@ class Scriptwriter:
         call.intent[end + 1 : end + ANSWER_AFTER] = intent
         call.log.append((end, script.INTENTS[intent]))
         return intent, end
+
+    def _garbled(self, said: Heard) -> Heard:
+        """Most of an utterance's frames from other utterances: nobody could understand it."""
+        codes = said.codes.copy()
+        for frame in range(said.start, min(said.end + 1, len(codes))):
+            if self.rng.random() < 0.65:
+                other = self.rng.choice(self.rng.choice(self.strings.utterances) or [said])
+                codes[frame] = other.codes[self.rng.randint(other.start, other.end)]
+        return Heard(codes, said.start, said.end, self.fallback)
 
     def _answer(self, intent: int, last: str) -> str:
         name = script.INTENTS[intent]
@@ -182,17 +204,27 @@ class Scriptwriter:
         call.agent[at:stop] = line.codes[:count]
         call.text[at:stop] = line.text[:count]
         call.speaking[at:stop] = True
+        self._remember(call, line, at, stop, cut is not None)
         if forced is not None:
-            call.text[stop - 1 : stop] = PAD
+            call.text[stop - 1] = call.past_text[stop - 1] = PAD
             call.learn[stop - 1 : min(stop + 1, frames)] = False
         elif at > 0 and stop == at + len(line.codes) and line.event is not None and stop < frames:
             call.text[stop] = line.event
+            call.past_text[stop] = line.event
         if at > 0:
-            call.text[at - 1] = EPAD
+            call.text[at - 1] = call.past_text[at - 1] = EPAD
         call.log.append((at, f"agent:{name}"))
         if echo and name in self.strings.echoes:
             heard = self.rng.choice(self.strings.echoes[name])[:count]
             self._lay(call, heard, at + self.rng.randint(0, 3))
+
+    def _remember(self, call: Call, line: AgentLine, at: int, stop: int, yielded: bool) -> None:
+        """The line as her past; half of the times she yields, she had gone on for some frames."""
+        late = self.rng.randint(1, 10) if yielded and self.rng.random() < 0.5 else 0
+        end = min(stop + late, at + len(line.codes), len(call.text))
+        call.past_agent[at:end] = line.codes[: end - at]
+        call.past_text[at:end] = line.text[: end - at]
+        call.worth[at : max(end, stop) + 4] = True
 
     def _forced_stop(self, line: AgentLine) -> int | None:
         """A frame at which a word would begin, where the gateway holds the text at padding."""

@@ -51,11 +51,15 @@ class Calls:
     """(B, T) int64, the answer at each frame."""
     agent: Tensor
     """(B, T, 8)"""
+    past_text: Tensor
+    past_agent: Tensor
+    """The same as the agent remembers it (train/dialogue.py `Call`)."""
     caller: Tensor
     """(B, T) codebook 1"""
     learn: Tensor
     intent: Tensor
     speaking: Tensor
+    worth: Tensor
     fresh: Tensor
     """(B,) True where frame 0 is the call's first."""
     before_text: Tensor
@@ -71,10 +75,11 @@ class Calls:
 
         pairs = list(zip(calls, starts, strict=True))
         return cls(
-            cut("text"), cut("agent"), cut("caller"), cut("learn"), cut("intent"), cut("speaking"),
+            cut("text"), cut("agent"), cut("past_text"), cut("past_agent"), cut("caller"), cut("learn"),
+            cut("intent"), cut("speaking"), cut("worth"),
             torch.tensor([at == 0 for at in starts]),
-            torch.tensor([int(call.text[max(0, at - 1)]) for call, at in pairs]),
-            torch.tensor(np.stack([call.agent[max(0, at - 1)] for call, at in pairs])).long(),
+            torch.tensor([int(call.past_text[max(0, at - 1)]) for call, at in pairs]),
+            torch.tensor(np.stack([call.past_agent[max(0, at - 1)] for call, at in pairs])).long(),
         )  # fmt: skip
 
     def inputs(self, config: LMConfig) -> tuple[Tensor, Tensor]:
@@ -83,8 +88,8 @@ class Calls:
         In a call's first frame every token is the initial one (engine/generation.py). Text (B, T) and
         codes (B, T, 9): the agent's eight and the caller's first.
         """
-        text = torch.cat([self.before_text[:, None], self.text[:, :-1]], 1)
-        codes = torch.cat([self.before_agent[:, None], self.agent[:, :-1]], 1)
+        text = torch.cat([self.before_text[:, None], self.past_text[:, :-1]], 1)
+        codes = torch.cat([self.before_agent[:, None], self.past_agent[:, :-1]], 1)
         codes = torch.cat([codes, self.caller[..., None]], -1)
         text[self.fresh, 0] = config.text_card
         codes[self.fresh, 0] = config.card
@@ -135,7 +140,7 @@ def losses(stage: LmStage, calls: Calls, share: float) -> dict[str, Tensor]:
     each = functional.cross_entropy(
         stage.lm.text_linear(hidden).transpose(1, 2), calls.text, reduction="none"
     )
-    chosen = torch.rand(weight.shape) < torch.where(calls.speaking, share, share * 0.15)
+    chosen = torch.rand(weight.shape) < torch.where(calls.worth, share, share * 0.15)
     logits = stage.lm.code_logits(hidden[chosen], calls.text[chosen], calls.agent[chosen])
     said = functional.cross_entropy(logits.transpose(1, 2), calls.agent[chosen], reduction="none")
     levels = torch.tensor(CODE_WEIGHTS)
