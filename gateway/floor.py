@@ -16,6 +16,8 @@ from gateway.switchboard import Switchboard
 
 log = logging.getLogger(__name__)
 
+HINT_TICKS = 25
+"""Carries between looks at the calls' round trips: 2 s."""
 SETTLE_TICKS = 2
 """Carries (of 80 ms) after which nothing that the engine said before the cut is still on its way."""
 
@@ -31,6 +33,7 @@ class Floor:
         self.policies = dict(policies)
         self.interrupted = 0
         """Cuts since the start."""
+        self._carried = 0
         self._settling: dict[int, int] = {}
         """Row -> carries until its engine's output is new again."""
         self._silenced: set[int] = set()
@@ -39,6 +42,9 @@ class Floor:
 
     def carry(self) -> None:
         """Once a frame, on the loop: deliver events, finish cuts."""
+        self._carried += 1
+        if self._carried % HINT_TICKS == 0:
+            self._hint_echoes()
         for row in [row for row, left in self._settling.items() if left <= 1]:
             del self._settling[row]
             self.switchboard.plane.cut(row)
@@ -50,6 +56,14 @@ class Floor:
             if call is not None:
                 self._take(call, event)
                 call.deliver(event)
+
+    def _hint_echoes(self) -> None:
+        """An echo comes back after the round trip of the network and what lies behind it."""
+        for call in self.switchboard.calls.values():
+            if call.answered_at is not None and call.media_number is not None:
+                round_trip_ms = self.switchboard.plane.stats(call.row).round_trip_ms
+                if round_trip_ms > 0:
+                    self.processing.expect_echo(call.row, round_trip_ms)
 
     def _take(self, call: Call, event: DuplexEvent) -> None:
         match event:
