@@ -122,7 +122,9 @@ def test_the_answer_latency_runs_from_our_end_to_their_onset() -> None:
 
 def test_a_turn_talked_over_or_left_without_an_answer_has_no_latency() -> None:
     assert answer_latencies(spoken((0.5, 1.0), (3.0, 4.0)), spoken((0.8, 2.0))) == []
-    assert answer_latencies(spoken((0.5, 1.0), (3.0, 4.0)), spoken((4.5, 5.0))) == pytest.approx([0.5], abs=0.021)
+    assert answer_latencies(spoken((0.5, 1.0), (3.0, 4.0)), spoken((4.5, 5.0))) == pytest.approx(
+        [0.5], abs=0.021
+    )
 
 
 def test_a_quiet_line_noise_is_not_an_answer() -> None:
