@@ -1,8 +1,8 @@
 """What the engine hears when packets are lost: PESQ and STOI, G.711 and Opus; and a clean path, exact.
 
 Speech goes through the real media plane, stepped by hand: packets in, `AudioRows.heard` out. Loss is random
-or in bursts (Gilbert–Elliott, mean 3); `zero` is silence in place of each lost packet, `plc` and `fec` what the
-plane makes of it. PESQ is narrow-band for G.711 and wide-band for Opus.
+or in bursts (Gilbert–Elliott, mean 3); `zero` is silence in place of each lost packet, `plc` and `fec` what
+the plane makes of it. PESQ is narrow-band for G.711 and wide-band for Opus.
 """
 
 from __future__ import annotations
