@@ -111,6 +111,7 @@ class GatewayMetrics(Collector):
         yield from self._packets(stats)
         yield from self._engine()
         yield GaugeMetricFamily("ready", "1: calls are taken.", value=float(not self.not_ready()))
+        yield GaugeMetricFamily("event_loop_tasks", "Tasks of the event loop.", value=_tasks())
         yield GaugeMetricFamily(
             "event_loop_lag_seconds",
             f"Worst lateness of the event loop in {LAG_WINDOW_S:.0f} s.",
@@ -164,3 +165,11 @@ class GatewayMetrics(Collector):
         yield CounterMetricFamily(
             "engine_frames_late", "Ticks that ended after their time.", value=capacity.late_ticks
         )
+
+
+def _tasks() -> int:
+    """Of the running loop; 0 where who scrapes has none."""
+    try:
+        return len(asyncio.all_tasks())
+    except RuntimeError:
+        return 0
