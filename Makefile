@@ -53,6 +53,8 @@ $(VENV)/.made:
 $(VENV)/.ready-to-run: $(VENV)/.made pyproject.toml
 	@echo "installing into $(VENV); the first time this takes a minute or two"
 	@$(PIP) install --quiet --editable '.[engine]'
+	@echo "compiling the audio path; half a minute, once"
+	@$(BIN)/python -m gateway.warm
 	@touch $@
 
 # The oracle's own pins cannot be met beside ours (see tests), so it comes without its dependencies.
@@ -60,4 +62,6 @@ $(VENV)/.ready-to-test: $(VENV)/.made pyproject.toml
 	@echo "installing into $(VENV) with what the tests need; the first time this takes a few minutes"
 	@$(PIP) install --quiet --editable '.[engine,dev]'
 	@$(PIP) install --quiet --no-deps $(ORACLE)
+	@echo "compiling the audio path; half a minute, once"
+	@$(BIN)/python -m gateway.warm
 	@touch $@ $(VENV)/.ready-to-run

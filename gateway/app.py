@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 
 SLOT_EVENTS_S = 0.08
 """How often the engine's text is carried to the calls: once a frame."""
+SWITCH_S = 0.0005
+"""How soon a busy thread lets another run. Python's own 5 ms, spent at every lock, would delay packets."""
 FAILED = 1
 SPARE_DIALOGS = 200
 """Dialogs beyond the slots: callers being refused and calls being torn down."""
@@ -88,6 +90,7 @@ class App:
         await self.engine.start()
         self.clock.start()
         self._pump = loop.create_task(self._carry_slot_events(), name="slot events")
+        sys.setswitchinterval(SWITCH_S)
         # A full collection over a loaded model's objects stops every thread for 100 ms and more.
         gc.collect()
         gc.freeze()

@@ -121,6 +121,7 @@ class WebRtcLeg:
             self.call.end_soon("caller", "hung up")
         elif self.port is not None:
             self.port.reported(self.stream.remote_loss, 1000 * (self.stream.round_trip_s or 0.0))
+            self.call.plane.note_loss(self.call.row, self.stream.remote_loss)
 
     def _state_changed(self) -> None:
         state = self.connection.connectionState
