@@ -189,7 +189,7 @@ async def test_a_stream_that_broke_is_taken_up_where_it_was(
 async def test_the_stream_tells_what_the_gateway_measures(
     gateway: LiveGateway, client: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.routes.STATS_S", 0.1)
+    monkeypatch.setattr("gateway.event_stream.STATS_S", 0.1)
     _, body, _ = await call(client, gateway)
     async with client.get(f"{gateway.url}/api/call/{body['id']}/events") as stream:
         async with asyncio.timeout(5):
