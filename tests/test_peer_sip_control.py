@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests import sipp
 from tests.audio import likeness, steady_noise
 from tests.kamailio import PASSWORD, USER, Kamailio
 from tests.peers import LOOPBACK, Gateway, Sipp, uac
@@ -222,3 +223,82 @@ def test_an_operator_calls_a_phone_and_hangs_up(tmp_path: Path) -> None:
             assert desk.ask("POST", "/calls", {"to": f"sip:1900@{LOOPBACK}"})[1]["cap"] == "prefixes"
             assert desk.ask("POST", f"/calls/{call['id']}/hangup")[0] == 200
             phone.wait_for("terminated|session closed", 5.0)
+
+
+def test_a_phone_that_stays_silent_is_hung_up_and_one_that_speaks_is_not(tmp_path: Path) -> None:
+    limits = {"MG_LIMITS__CALLER_SILENCE_S": "1.5", "MG_LIMITS__MAX_CALL_S": "9"}
+    with Gateway(tmp_path, **operated(**limits)) as gateway:
+        with Softphone(tmp_path / "silent", np.zeros(60 * RATE)) as silent:
+            silent.dial(gateway.uri)
+            gateway.wait_for("ended by gateway: the caller is silent", 6.0)
+            silent.wait_for("session closed|terminated", 3.0)
+        with Softphone(tmp_path / "talker", steady_noise(60, RATE)) as talker:
+            talker.dial(gateway.uri)
+            _pass(5.0)
+            assert gateway.slots_used() == 1, "he speaks"
+            gateway.wait_for("ended by gateway: the call has lasted as long as it may", 8.0)
+            talker.wait_for("session closed|terminated", 3.0)
+
+
+async def sipp_calls(folder: Path, gateway: Gateway, steps: tuple[str, ...], *options: str) -> None:
+    """Five calls after this scenario, all of which must go as written."""
+    file = folder / "scenario.xml"
+    file.write_text(sipp.scenario(*steps))
+    target = f"{LOOPBACK}:{gateway.sip_port}"
+    status, screen = await sipp.run_sipp(
+        target,
+        "-sf",
+        file,
+        "-i",
+        LOOPBACK,
+        "-m",
+        "5",
+        "-r",
+        "5",
+        "-timeout",
+        "30",
+        "-timeout_error",
+        *options,
+    )
+    assert status == 0, screen
+    gateway.wait_for_slots(0, 5.0)
+
+
+ANSWERED = (sipp.expect(100, True), sipp.expect(180, True), sipp.expect(200))
+GOODBYE = (sipp.message("BYE", 9, body="-"), sipp.expect(200))
+
+
+async def test_a_caller_without_an_offer_gets_ours_and_a_call(tmp_path: Path) -> None:
+    with Gateway(tmp_path, MG_ENGINE__SLOTS="8") as gateway:
+        invite = sipp.message("INVITE", 1, tagged=False, body="-")
+        ack = sipp.message("ACK", 1)
+        await sipp_calls(tmp_path, gateway, (invite, *ANSWERED, ack, sipp.pause(300), *GOODBYE))
+        assert gateway.metrics()['calls_total{direction="inbound",leg="sip",result="caller"}'] == 5
+
+
+async def test_calls_over_tcp_change_codec_and_address_in_mid_call(tmp_path: Path) -> None:
+    with Gateway(tmp_path, MG_ENGINE__SLOTS="8") as gateway:
+        alaw = sipp.message("INVITE", 2).replace("m=audio 6000 RTP/AVP 0 8", "m=audio 6002 RTP/AVP 8")
+        steps = (
+            sipp.message("INVITE", 1, tagged=False),
+            *ANSWERED,
+            sipp.message("ACK", 1, body="-"),
+            sipp.pause(200),
+            alaw,
+            sipp.expect(100, True),
+            sipp.expect(200),
+            sipp.message("ACK", 2, body="-"),
+            sipp.pause(200),
+            *GOODBYE,
+        )
+        await sipp_calls(tmp_path, gateway, steps, "-t", "t1")
+        assert gateway.metrics()['sip_responses_total{code="200",method="BYE"}'] == 5
+
+
+@pytest.mark.slow
+def test_two_hundred_calls_at_twenty_a_second(tmp_path: Path) -> None:
+    with Gateway(tmp_path, MG_ENGINE__SLOTS="100") as gateway:
+        result = Sipp(tmp_path / "sipp", uac(hold_ms=2_000), gateway.sip_port, calls=200, rate=20).result()
+        assert (result["SuccessfulCall(C)"], result["FailedCall(C)"]) == ("200", "0")
+        assert int(result["Retransmissions(C)"]) <= 2
+        gateway.wait_for_slots(0, 10.0)
