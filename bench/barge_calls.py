@@ -66,9 +66,9 @@ class Record:
 class StepPhone(Phone):
     """A G.711 phone with a far end, in a stepped call."""
 
-    def __init__(self, script: Script, path: EchoPath, seed: int) -> None:
+    def __init__(self, script: Script, far: FarEnd) -> None:
         super().__init__(np.zeros(PACKET, np.int16))
-        self.far, self.record = FarEnd(RATE, path, seed), Record(RATE, script)
+        self.far, self.record = far, Record(RATE, script)
 
     def step(self, now: float) -> None:
         start = self.sent * PACKET
@@ -93,9 +93,10 @@ class StepPhone(Phone):
 class SteppedCalls:
     """Many calls through one plane, engine and floor, as fast as the machine goes."""
 
-    def __init__(self, count: int, voice: Pcm) -> None:
-        """voice: the agent's, 24 kHz."""
-        rows, self.stepper = AudioRows(count), TalkingStepper(count, voice)
+    def __init__(self, count: int, agents: dict[int, Pcm]) -> None:
+        """agents: the agent's voice by rate."""
+        self._voice = agents[RATE]
+        rows, self.stepper = AudioRows(count), TalkingStepper(count, agents[24_000])
         self.engine = TickEngine("talker", self.stepper, rows, SlotTable(count), ENGINE_AFTER_S)
         processing = DuplexProcessing(count)
         self.plane = MediaPlane(rows, MediaSettings(kernel_times=False), processing)
@@ -113,7 +114,8 @@ class SteppedCalls:
     async def call(self, policy: Policy, script: Script, path: EchoPath) -> Record:
         """A call that stands. Its record grows as time is stepped."""
         call = await self.switchboard.admit(Offer("sip", policy.value))
-        phone = StepPhone(script, path, seed=100 + len(self.phones))
+        far = FarEnd(RATE, path, self._voice, seed=100 + len(self.phones))
+        phone = StepPhone(script, far)
         call.on_event(lambda event: phone.record.events.append((self.now, event)))
         sock = bound_socket()
         phone.peer = sock.getsockname()
@@ -267,9 +269,13 @@ async def served(policy: Policy, voice: Pcm, slots: int) -> AsyncIterator[App]:
         await app.stop()
 
 
-async def live_call(app: App, name: str, script: Script, path: EchoPath, door: asyncio.Lock) -> Record:
-    """Call, say the script in real time with the far end under it, hang up. One enters at a time (`door`)."""
-    leg: Leg = LEGS[name](app)
+async def live_call(
+    app: App, leg: Leg, script: Script, path: EchoPath, agent: Pcm, door: asyncio.Lock
+) -> Record:
+    """Call, say the script in real time with the far end under it, hang up.
+
+    agent: his voice at the leg's rate; door: one call enters at a time.
+    """
     record = Record(leg.rate, script)
     loop = asyncio.get_running_loop()
     pcm = await asyncio.to_thread(upsampled, script.pcm, leg.rate // RATE)
@@ -278,7 +284,7 @@ async def live_call(app: App, name: str, script: Script, path: EchoPath, door: a
         app.switchboard.on_admitted(admitted.append)
         await leg.call()
     admitted[0].on_event(lambda event: record.events.append((time.monotonic(), event)))
-    far, block = FarEnd(leg.rate, path, seed=7, wait=2), leg.rate // 50
+    far, block = FarEnd(leg.rate, path, agent, seed=7, wait=2), leg.rate // 50
     began = loop.time()
     for number in range(len(pcm) // block):
         for came in leg.came[len(record.arrivals) :]:

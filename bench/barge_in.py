@@ -173,19 +173,18 @@ async def live(
     report: Report, voices: Voices, agents: dict[int, Pcm], count: int, paths: Sequence[str]
 ) -> None:
     """All paths over both legs at once, policy by policy."""
-    cases = [(leg, name) for leg in LEGS for name in paths]
+    cases = [(name, path) for name in LEGS for path in paths]
     for policy in TALKS:
         async with served(policy, agents[24_000], len(cases)) as app:
             door = asyncio.Lock()
-            calls = [
-                live_call(app, leg, scenes.interruptions(voices, count, 3 * at, LEAD_S), PATHS[name], door)
-                for at, (leg, name) in enumerate(cases)
-            ]
+            calls = []
+            for at, (name, path) in enumerate(cases):
+                leg, script = LEGS[name](app), scenes.interruptions(voices, count, 3 * at, LEAD_S)
+                calls += [live_call(app, leg, script, PATHS[path], agents[leg.rate], door)]
             records = await asyncio.gather(*calls)
-        for (leg, name), record in zip(cases, records, strict=True):
-            report.row(
-                part="live", case=f"{leg}, {name}", policy=policy.value, **stops_row([record], agents, policy)
-            )
+        for (name, path), record in zip(cases, records, strict=True):
+            figures = stops_row([record], agents, policy)
+            report.row(part="live", case=f"{name}, {path}", policy=policy.value, **figures)
 
 
 async def stepped(report: Report, voices: Voices, agents: dict[int, Pcm], count: int) -> None:
@@ -204,7 +203,7 @@ async def stepped(report: Report, voices: Voices, agents: dict[int, Pcm], count:
             talk = scenes.interruptions(voices, count, 4 * at, LEAD_S)
             mixed = talk.pcm + np.resize(noise, len(talk.pcm))
             plans += [("stop", "over office noise, 5 dB SNR", policy, Script(mixed, talk.said), path)]
-    calls = SteppedCalls(len(plans), agents[24_000])
+    calls = SteppedCalls(len(plans), agents)
     records = [await calls.call(policy, script, path) for _, _, policy, script, path in plans]
     await calls.run(max(len(script.pcm) for _, _, _, script, _ in plans) / RATE)
     calls.close()
@@ -217,7 +216,7 @@ async def stepped(report: Report, voices: Voices, agents: dict[int, Pcm], count:
 async def echo(report: Report, agents: dict[int, Pcm], seconds: float, delays: Sequence[float]) -> None:
     """Nobody speaks but the agent."""
     plans = [(policy, EchoPath(d, erl)) for policy in TALKS for erl in (12, 20) for d in delays]
-    calls = SteppedCalls(len(plans), agents[24_000])
+    calls = SteppedCalls(len(plans), agents)
     listens = scenes.silence(LEAD_S + seconds)
     records = [await calls.call(policy, listens, path) for policy, path in plans]
     await calls.run(LEAD_S + seconds)

@@ -182,15 +182,17 @@ def office(voices: Voices, seconds: float, seed: int) -> Pcm:
 class FarEnd:
     """A phone whose loudspeaker is heard by its own microphone. One block of 20 ms in, one out."""
 
-    def __init__(self, rate: int, path: EchoPath, seed: int, wait: int = 0) -> None:
-        """wait: blocks of its jitter buffer, 0 where time is made up."""
+    def __init__(self, rate: int, path: EchoPath, voice: Pcm, seed: int, wait: int = 0) -> None:
+        """voice: at `rate`, comes back at exactly the path's loss; wait: blocks of its jitter buffer."""
         self._rng = np.random.default_rng(seed)
         self._path, self._wait = path, wait
         self._block = rate // 50
         self._queue: deque[Pcm] = deque(maxlen=50)
         self._begun = False
         response = impulse_response(path, rate, self._rng)
-        self._response = response * 10 ** (-(path.erl_db or 0.0) / 20)
+        back = np.convolve(voice[: 10 * rate], response)
+        level = np.sqrt(np.sum(voice[: 10 * rate] ** 2) / np.sum(back**2))
+        self._response = response * level * 10 ** (-(path.erl_db or 0.0) / 20)
         length = int(path.delay_ms * rate / 1000) + len(response) - 1 + self._block
         self._past = np.zeros(length, np.float32)
         self._last = np.zeros(self._block, np.float32)
