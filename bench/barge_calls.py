@@ -54,6 +54,14 @@ class Record:
     arrivals: list[tuple[float, Pcm]] = field(default_factory=list)
     events: list[tuple[float, object]] = field(default_factory=list)
     """As they were delivered to the call."""
+    ended: float | None = None
+    """Seconds after which the gateway ended a live call before the caller did."""
+    stalls: list[tuple[float, float]] = field(default_factory=list)
+    """When this machine stood still, and for how many seconds."""
+
+    def disturbed(self, first: float, last: float, longest_s: float = 0.04) -> bool:
+        """Whether the machine stood still for longer than that between two times."""
+        return any(first <= at + length and at <= last and length > longest_s for at, length in self.stalls)
 
     def left_at(self, sample: int) -> float:
         """When the packet with that sample of the script went out."""
@@ -279,11 +287,12 @@ async def live_call(
     record = Record(leg.rate, script)
     loop = asyncio.get_running_loop()
     pcm = await asyncio.to_thread(upsampled, script.pcm, leg.rate // RATE)
-    admitted: list[Call] = []
+    admitted, gone = list[Call](), list[float]()
     async with door:
         app.switchboard.on_admitted(admitted.append)
         await leg.call()
     admitted[0].on_event(lambda event: record.events.append((time.monotonic(), event)))
+    admitted[0].on_ended(lambda _: gone.append(time.monotonic()))
     far, block = FarEnd(leg.rate, path, agent, seed=7, wait=2), leg.rate // 50
     began = loop.time()
     for number in range(len(pcm) // block):
@@ -294,5 +303,6 @@ async def live_call(
         record.departures.append(time.monotonic())
         await asyncio.sleep(max(0.0, began + STEP_S * (number + 1) - loop.time()))
     record.arrivals += leg.came[len(record.arrivals) :]
+    record.ended = gone[0] - record.departures[0] if gone else None
     await leg.close()
     return record

@@ -8,7 +8,9 @@ dBFS) to the packet with the last of the agent's samples above -50 dBFS. Stepped
 engine and floor in made-up time, exact and untouched by other load, 20 ms a step. Echo: calls in which
 nobody speaks but the agent, whose voice comes back.
 
-A stop is a cut (Interrupted): what was only lowered or held back, and then went on, is counted apart.
+Utterances during which the machine stood still for 40 ms or more are left out of the live figures, and
+counted as disturbed: run it on an idle machine. A stop is a cut (Interrupted): what was only lowered or held
+back, and then went on, is counted apart.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from bench.echo_scenes import EchoPath, Pcm, default_folder
 from bench.report import Report
 from gateway.duplex import Ducked, Held, Interrupted, Policy
 from tests.audio import align
+from tests.peers import StallWatch
 
 AUDIBLE = 10 ** (-50 / 20)
 QUIET_S = 0.3
@@ -136,12 +139,17 @@ def quantile(values: Sequence[float | None], share: float) -> float | None:
 
 def stops_row(records: Sequence[Record], agents: dict[int, Pcm], policy: Policy) -> dict[str, object]:
     """The figures of all utterances in some calls of one policy."""
-    stops = [stop_of(r, said, agents[r.rate]) for r in records for said in r.script.said]
+    told = [(r, said) for r in records for said in r.script.said]
+    clear = [
+        (r, said) for r, said in told if not r.disturbed(r.left_at(said.start) - 0.3, r.left_at(said.end))
+    ]
+    stops = [stop_of(r, said, agents[r.rate]) for r, said in clear]
     silent = [stop.silent for stop in stops]
     ducked = [stop.ducked for stop in stops]
     lowered = {"lowered_p50_ms": quantile(ducked, 0.5), "lowered_p95_ms": quantile(ducked, 0.95)}
     return {
         "spoken": len(stops),
+        **({"disturbed": len(told) - len(clear)} if records[0].stalls else {}),
         "missed": sum(at is None for at in silent),
         "silent_p50_ms": quantile(silent, 0.5),
         "silent_p95_ms": quantile(silent, 0.95),
@@ -181,9 +189,12 @@ async def live(
             for at, (name, path) in enumerate(cases):
                 leg, script = LEGS[name](app), scenes.interruptions(voices, count, 3 * at, LEAD_S)
                 calls += [live_call(app, leg, script, PATHS[path], agents[leg.rate], door)]
-            records = await asyncio.gather(*calls)
+            with StallWatch() as machine:
+                records = await asyncio.gather(*calls)
         for (name, path), record in zip(cases, records, strict=True):
+            record.stalls += [(machine.began + at, length) for at, length in machine.stalls]
             figures = stops_row([record], agents, policy)
+            figures |= {"ended_s": record.ended} if record.ended is not None else {}
             report.row(part="live", case=f"{name}, {path}", policy=policy.value, **figures)
 
 
