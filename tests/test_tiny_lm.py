@@ -20,7 +20,7 @@ from engine.weights import Weights
 from train import receptionist as script
 from train.dialogue import EPAD, PAD, YIELD_AFTER, AgentLine, Heard, Scriptwriter, Strings
 from train.export import write_checkpoint
-from train.lm import CALLER, Calls, tiny_config
+from train.lm import CALLER, Calls, misheard, tiny_config
 from train.strings import write_tokenizer
 from train.transformer import TrainedLM
 
@@ -149,6 +149,15 @@ def test_no_phrasing_is_both_trained_on_and_held_out_and_there_are_enough() -> N
     assert not trained & held
     assert len(trained) >= 600 and len(script.INTENTS) >= 26
     assert not set(script.fallback_phrasings(False)) & set(script.fallback_phrasings(True))
+
+
+def test_misheard_codes_are_mostly_the_same_and_the_initial_token_is_never_touched() -> None:
+    codes = torch.randint(0, 50, (40, 40), generator=torch.Generator().manual_seed(2))
+    codes[:, 0] = 50
+    neighbours = (torch.arange(50)[:, None] + torch.arange(1, 7)) % 50
+    heard = misheard(codes, neighbours)
+    assert (heard[:, 0] == 50).all() and heard.max() <= 50
+    assert 0.6 < (heard == codes).float().mean() < 0.85
 
 
 def test_a_grammar_expands_to_every_branch() -> None:

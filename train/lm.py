@@ -123,7 +123,8 @@ def misheard(codes: Tensor, neighbours: Tensor) -> Tensor:
     Without it the model learns the training voices' code strings by heart.
     """
     draw = torch.rand(codes.shape)
-    close = neighbours[codes, torch.randint(0, neighbours.shape[1], codes.shape)]
+    which = torch.randint(0, neighbours.shape[1], codes.shape)
+    close = neighbours[codes.clamp(max=len(neighbours) - 1), which]
     anything = torch.randint(0, len(neighbours), codes.shape)
     known = codes < len(neighbours)
     out = torch.where(known & (draw < NEIGHBOUR_SHARE), close, codes)
