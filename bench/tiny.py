@@ -212,7 +212,7 @@ class Bench:
         }
 
     def endurance(self) -> Figures:
-        """One call of ten minutes, a question every 10 s: the last third against the same questions asked afresh."""
+        """One call of ten minutes, a question every 10 s: its last third against the same asked afresh."""
         asked = [
             said
             for said in self.speech.utterances(900, seed=4)

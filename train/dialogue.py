@@ -23,7 +23,7 @@ YIELD_AFTER = 5
 """Frames from the first of the caller's voice to the agent's silence."""
 STILL_THERE_AFTER = 100
 BACKCHANNEL_AFTER = 26
-GARBLED = 0.05
+GARBLED = 0.08
 """Share of utterances made incomprehensible."""
 UNLABELLED = -1
 
@@ -117,7 +117,7 @@ class Scriptwriter:
         sizes = [len(group) for group in strings.utterances]
         self.weights = [1.0 if size else 0.0 for size in sizes]
         self.fallback = script.INTENTS.index(script.FALLBACK)
-        self.weights[self.fallback] *= 7.0
+        self.weights[self.fallback] *= 9.0
 
     def call(self, frames: int) -> Call:
         """One call from its first frame."""
