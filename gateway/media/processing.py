@@ -25,6 +25,8 @@ Rows = NDArray[np.intp]
 
 WIDE = 24_000
 BLOCK = 480
+LEAST_STEP = np.float32(8 / 32_768)
+"""Of µ-law and A-law around zero: -72 dBFS."""
 MS = DETECTOR_RATE / 1_000
 MOST_EVENTS = 10_000
 """Events kept until they are taken; of more the oldest are dropped."""
@@ -140,7 +142,7 @@ class DuplexProcessing:
             duplex = self._duplex[row]
             duplex.hear(until, spoken, silent, loud)
             self._collect(row, duplex)
-        return pcm
+        return self._floored(rows, pcm)
 
     def speak(self, rows: Rows, pcm: Pcm, at: NDArray[np.int64]) -> Pcm:
         loud = np.einsum("ij,ij->i", pcm, pcm) > AUDIBLE * pcm.shape[1]
@@ -158,6 +160,13 @@ class DuplexProcessing:
         canceller = self._cancellers.get(rate)
         if canceller is not None:
             canceller.sent(rows, pcm)
+
+    def _floored(self, rows: Rows, pcm: Pcm) -> Pcm:
+        """What is left of an echo, below the least step of the line's code, becomes the silence that it was:
+        a model tells -84 dBFS of its own voice from none."""
+        quiet = np.einsum("ij,ij->i", pcm, pcm) < LEAST_STEP**2 * pcm.shape[1]
+        pcm[quiet & (self._left[rows] > 0)] = 0.0
+        return pcm
 
     # -- one row
 
