@@ -122,7 +122,7 @@ class Bench:
         utterances = self.speech.utterances(self.some(900, 96))
         right: dict[bool, list[bool]] = {True: [], False: []}
         misses, waits, events = [], [], []
-        for at, (said, (outcome, end)) in enumerate(self._asked(utterances, 32)):
+        for at, (said, (outcome, end)) in enumerate(self._asked(utterances, 58)):
             wanted, line = script.INTENTS[said.intent], outcome.line(end)
             expected = {wanted, script.GREETING} if wanted == script.REPEAT else {wanted}
             correct = line in expected
