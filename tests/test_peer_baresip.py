@@ -42,7 +42,7 @@ def test_sixty_seconds_have_no_gap(gateway: Gateway, tmp_path: Path) -> None:
         sent, heard = phone.talk_for(60.0).hang_up()
     assert len(heard) > 60 * RATE
     assert likeness(heard, sent, RATE) >= 0.95
-    found = [gap for gap in gaps(heard[RATE:], sent, RATE) if not machine.explains(gap.at_s)]
+    found = [gap for gap in gaps(heard[2 * RATE :], sent, RATE) if not machine.explains(1 + gap.at_s)]
     assert found == [], f"the machine stood still at {machine.stalls}"
     late = align(heard[-10 * RATE :], sent[-11 * RATE :])
     assert 0 < (len(heard) - len(sent) + RATE + late.lag) / RATE < 0.4, "a minute adds no delay"

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -262,7 +263,12 @@ CLOSED = Access(open=False, trunks=(replace(TRUNK, credentials=None),))
 ROOMY = Access(trunks=(TRUNK,), stranger_per_s=1_000, failures_before_ban=10**6)
 
 
-@pytest.mark.skipif(shutil.which("sipvicious_svmap") is None, reason="sipvicious is not installed")
+SCRIPTS = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+
+
+@pytest.mark.skipif(
+    shutil.which("sipvicious_svmap", path=SCRIPTS) is None, reason="sipvicious is not installed"
+)
 @pytest.mark.parametrize("access", [CLOSED, ROOMY], ids=["addresses", "digest"])
 @pytest.mark.parametrize(
     "attack",
@@ -278,7 +284,8 @@ async def test_sipvicious_finds_nothing(access: Access, attack: tuple[str, ...],
     site = Site(AgentSettings(access=access))
     _, port = await site.endpoint.open_udp("127.0.0.1", 0)
     process = await asyncio.create_subprocess_exec(
-        *(word.format(port=port) for word in attack),
+        shutil.which(attack[0], path=SCRIPTS) or attack[0],
+        *(word.format(port=port) for word in attack[1:]),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
