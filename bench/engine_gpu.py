@@ -290,14 +290,23 @@ def run_snapshot(report: Report, runner: ModelRunner, plan: Plan) -> None:
     empty(runner)
 
 
+QUICK_MINUTES = 0.8
+QUICK_TICKS = 50
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="at most a minute; without a GPU the tiny model")
     parser.add_argument("--tiny", action="store_true", help="a tiny model, on whatever device there is")
-    parser.add_argument("--out", type=Path, help="also append the lines to this file")
+    parser.add_argument("--json", "--out", dest="out", type=Path, help="also append the lines to this file")
     parser.add_argument("--ticks", type=int, default=200)
     parser.add_argument("--minutes", type=float, default=9.0)
     parser.add_argument("--plans", default="", help="comma-separated names; all by default")
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.minutes = min(arguments.minutes, QUICK_MINUTES)
+        arguments.ticks = min(arguments.ticks, QUICK_TICKS)
+        arguments.tiny |= not torch.cuda.is_available()
     report = Report(arguments.out, arguments.minutes * 60)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu" and not arguments.tiny:

@@ -1,20 +1,17 @@
 """Kyutai's generator, ours, and the matrix products alone, on one CPU thread: `python bench/engine_ratio.py`.
 
 The three run interleaved in one process on the same random weights, sampling as a call does, timed by
-`thread_time`; the medians and their ratios go to the screen and to bench/results/engine_ratio.json.
+`thread_time`; the medians and their ratios are the table.
 Needs PyPI's moshi beside us: `pip install --no-deps moshi==0.2.13 einops`.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 os.environ.update(NO_TORCH_COMPILE="1", NO_CUDA_GRAPH="1", OMP_NUM_THREADS="1")
@@ -24,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from bench.report import Report, arguments
 from engine import cpu_kernels
 from engine.generation import Generator
 from engine.kv import PAGE, PagedCache
@@ -32,7 +30,6 @@ from engine.model.lm import LM
 from engine.seeded import invent_lm, lm_json
 from engine.weights import Weights
 
-RESULTS = Path(__file__).parent / "results" / "engine_ratio.json"
 TEXT, AUDIO = (0.7, 25), (0.8, 250)
 
 XS = LMConfig(
@@ -69,6 +66,10 @@ CASES = [
     *(Case("C-375", C, batch, 375) for batch in (1, 8)),
     *(Case("C-2990", C, batch, 2990) for batch in (1, 8)),
 ]
+
+
+QUICK_CASES = {("XS", 1), ("XS", 32), ("S", 1), ("C-375", 8), ("P", 1)}
+QUICK_ROUNDS = 7
 
 
 class Ours:
@@ -226,24 +227,21 @@ def cache_bytes() -> list[dict[str, float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--only", default="", help="cases whose name starts with this")
-    arguments = parser.parse_args()
+    options = arguments(
+        __doc__,
+        rounds={"type": int, "default": 15, "help": "timed steps of each, interleaved"},
+        only={"default": "", "help": "cases whose name starts with this"},
+    )
     torch.set_num_threads(1)
-    report: dict[str, Any] = {"torch": torch.__version__, "rounds": arguments.rounds, "cases": []}
-    report["operations_at_7b_layers"] = count_operations()
-    print("operations a step at 7B layer counts:", report["operations_at_7b_layers"])
+    report = Report("engine_ratio", options)
+    rounds = min(options.rounds, QUICK_ROUNDS) if options.quick else options.rounds
     for case in CASES:
-        if case.name.startswith(arguments.only):
-            line = measure(case, arguments.rounds)
-            report["cases"].append(line)
-            print(json.dumps(line), flush=True)
-    report["cache"] = cache_bytes()
-    print("KV of one 7B call:", json.dumps(report["cache"]))
-    if not arguments.only:
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps(report, indent=1) + "\n")
+        chosen = (case.name, case.batch) in QUICK_CASES or not options.quick
+        if case.name.startswith(options.only) and chosen:
+            line = measure(case, rounds)
+            times = {f"{name}_ms": value for name, value in line.pop("ms").items()}
+            report.row(**line, **times)
+    report.finish(rounds=rounds, operations_at_7b_layers=count_operations(), kv_of_one_7b_call=cache_bytes())
 
 
 if __name__ == "__main__":

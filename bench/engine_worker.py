@@ -6,9 +6,7 @@ a frame over the same echo in this process, and the CPU of both processes.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
 import multiprocessing
 import resource
 import time
@@ -16,6 +14,7 @@ from multiprocessing.connection import Connection
 
 import numpy as np
 
+from bench.report import Report, arguments
 from engine.api import FRAME, TICK_S
 from engine.echo import EchoEngine
 from engine.tick import TickEngine
@@ -85,11 +84,14 @@ async def measure(calls: int, seconds: float) -> dict[str, float | int | str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--calls", type=int, default=64)
-    parser.add_argument("--seconds", type=float, default=10.0)
-    arguments = parser.parse_args()
-    print(json.dumps(asyncio.run(measure(arguments.calls, arguments.seconds))))
+    options = arguments(
+        __doc__,
+        calls={"type": int, "default": 64},
+        seconds={"type": float, "default": 10.0},
+    )
+    report = Report("engine_worker", options)
+    report.row(**asyncio.run(measure(options.calls, options.seconds)))
+    report.finish()
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+SPEECH = Path(__file__).resolve().parent.parent / "tests" / "data" / "speech"
+"""The few recordings that the tests carry; a fuller folder has the same names."""
 LIBRARIES = ("numpy", "torch", "numba", "aiortc", "av", "pipecat-ai")
 
 
@@ -33,7 +35,7 @@ def arguments(doc: str | None, speech: bool = False, **more: Any) -> argparse.Na
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the JSON line here too")
     if speech:
         parser.add_argument(
-            "--speech", type=Path, metavar="DIR", required=True, help="folder of speech files"
+            "--speech", type=Path, metavar="DIR", default=SPEECH, help="folder of speech files"
         )
     for name, settings in more.items():
         parser.add_argument(f"--{name.replace('_', '-')}", **settings)
