@@ -96,6 +96,7 @@ def level_dbfs(blocks: list[np.ndarray]) -> float:
     return 10 * float(np.log10(np.mean(np.concatenate(blocks) ** 2) + 1e-12))
 
 
+@pytest.mark.slow
 def test_the_engine_does_not_hear_its_own_voice_and_nobody_is_said_to_speak(agent: np.ndarray) -> None:
     talk = Talk(Policy.CUT, np.zeros(BLOCK))
     talk.run(10 * 50, agent)

@@ -132,6 +132,7 @@ def lora_of(tensors: dict[str, Tensor], rank: int = 4) -> dict[str, Tensor]:
     return pairs
 
 
+@pytest.mark.slow
 def test_lora_is_merged_as_kyutai_merges_it(original: Path, folder: Path) -> None:
     require()
     from moshi.models import loaders

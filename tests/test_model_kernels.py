@@ -13,6 +13,9 @@ from engine.sampling import uniforms
 needs_numba = pytest.mark.skipif(not cpu_kernels.enabled(), reason="numba is missing or switched off")
 
 
+pytestmark = pytest.mark.slow
+
+
 def randn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
