@@ -23,7 +23,7 @@ run: $(VENV)/.ready-to-run
 
 # One run and one closing line; tests/conftest.py puts the quick tests first and the calls last.
 test: $(VENV)/.ready-to-test peers
-	$(BIN)/python -m pytest -rs $(ARGS)
+	$(BIN)/python -m pytest -rsR $(ARGS)
 
 unit: $(VENV)/.ready-to-test
 	$(BIN)/python -m pytest -rs -m "not slow and not peer and not gpu" $(ARGS)
