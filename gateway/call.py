@@ -15,8 +15,8 @@ from typing import Protocol
 from engine.api import Persona, Slot, SlotEnded, TextSpoken
 from gateway.call_events import CallEvent, KeyPressed, KeySource, OrderGiven, StateChanged
 from gateway.keys import KeyPad
+from gateway.media.face import MediaFace
 from gateway.media.messages import Closed, DtmfReceived, MediaFailed, MediaStats, RtpTimedOut
-from gateway.media.plane import MediaPlane
 from gateway.orders import OrderReader
 
 __all__ = ["Call", "CallEvent", "Leg"]
@@ -38,7 +38,7 @@ class Leg(Protocol):
 class Call:
     """One admitted caller: a slot of the engine, its row of the media plane, and a leg once there is one."""
 
-    def __init__(self, call_id: str, leg_kind: str, slot: Slot, persona: Persona, plane: MediaPlane) -> None:
+    def __init__(self, call_id: str, leg_kind: str, slot: Slot, persona: Persona, plane: MediaFace) -> None:
         self.id = call_id
         self.leg_kind = leg_kind
         self.slot = slot

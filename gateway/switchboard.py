@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from engine.api import Engine, EngineError, EngineFull, EngineRefused, Persona
 from gateway.call import Call
-from gateway.media.plane import MediaPlane
+from gateway.media.face import MediaFace
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class Switchboard:
     def __init__(
         self,
         engine: Engine,
-        plane: MediaPlane,
+        plane: MediaFace,
         personas: Mapping[str, Persona] | None = None,
     ) -> None:
         self.engine = engine

@@ -18,8 +18,8 @@ from gateway.call_events import StateChanged
 from gateway.dial import CannotDial, resolved
 from gateway.legs.rtp_ports import NoFreePort, RtpPorts
 from gateway.legs.sip_leg import AgentShell, ControlFailed, SipLeg
+from gateway.media.face import MediaError
 from gateway.media.messages import FirstPacket, RtpMedia
-from gateway.media.plane import MediaError
 from gateway.switchboard import Offer, Refused, Switchboard
 from sip.agent import CallStateError, UserAgent
 from sip.events import (

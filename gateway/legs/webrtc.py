@@ -18,8 +18,8 @@ from gateway.call import Call
 from gateway.legs import aiortc_hooks
 from gateway.legs.rtp_stream import RtpStream
 from gateway.legs.webrtc_sdp import BadOffer, OfferedAudio, OpusTerms, read_offer, write_answer
+from gateway.media.face import MediaError, PacketPort
 from gateway.media.messages import OpusMedia, OpusPacket
-from gateway.media.plane import MediaError, OpusPort
 from gateway.switchboard import Offer, Refused, Switchboard
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class WebRtcLeg:
         self.connection = RTCPeerConnection(RTCConfiguration(iceServers=_ice_servers(settings)))
         self.wire = aiortc_hooks.AudioWire(self.connection, self._rtp_received, self._rtcp_received)
         self.stream = RtpStream(self.wire.ssrc, offered.payload_type, secrets.token_hex(8))
-        self.port: OpusPort | None = None
+        self.port: PacketPort | None = None
         self._since = time.monotonic()
         self._closed = False
         self.connection.on("connectionstatechange", self._state_changed)
@@ -120,8 +120,8 @@ class WebRtcLeg:
         if self.stream.receive_rtcp(data, time.monotonic(), time.time()):
             self.call.end_soon("caller", "hung up")
         elif self.port is not None:
-            self.port.reported(self.stream.remote_loss, 1000 * (self.stream.round_trip_s or 0.0))
-            self.call.plane.note_loss(self.call.row, self.stream.remote_loss)
+            round_trip_ms = 1000 * (self.stream.round_trip_s or 0.0)
+            self.call.plane.note_report(self.call.row, self.stream.remote_loss, round_trip_ms)
 
     def _state_changed(self) -> None:
         state = self.connection.connectionState

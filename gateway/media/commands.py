@@ -55,8 +55,9 @@ class Deafen(Command):
 
 
 @dataclass(frozen=True, slots=True)
-class NoteLoss(Command):
-    fraction: float
+class NoteReport(Command):
+    remote_loss: float
+    round_trip_ms: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,15 +22,7 @@ class OpusPort:
     def __init__(self, call: int) -> None:
         self.call = call
         """Stands in every event of this call."""
-        self.remote_loss = 0.0
-        """Fraction of our packets the peer lost, by its last report: FEC pays from a few percent on."""
-        self.round_trip_ms = 0.0
-        """Of the network, from RTCP; 0 until known."""
         self._waiting: deque[OpusArrival] = deque(maxlen=MOST_WAITING)
-
-    def reported(self, remote_loss: float, round_trip_ms: float) -> None:
-        """What the peer's last receiver report says; any thread."""
-        self.remote_loss, self.round_trip_ms = remote_loss, round_trip_ms
 
     def receive(self, sequence: int, timestamp: int, payload: bytes, marker: bool, now: float) -> None:
         """One RTP packet without its header; `now` is time.monotonic() of its arrival."""

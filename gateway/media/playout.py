@@ -12,16 +12,14 @@ from numpy.typing import NDArray
 
 from engine.api import Pcm
 from engine.rows import RING, AudioRows
+from gateway.media.ledger import BLOCK, Ledger
 
-BLOCK = 480
 _BLOCKS = RING // BLOCK
 MOST_QUEUED = 8 * BLOCK
 """Two frames: an engine that delivers more at once loses the oldest, faded."""
 WATCH = 64
 """Ticks over which the least queued is watched."""
 QUIET = 10 ** (-50 / 20)
-REMEMBERED = 128
-"""Ticks whose blocks sent_tick() knows."""
 _RAMP = 60
 _CUT = 120
 
@@ -32,14 +30,13 @@ Rows = NDArray[np.intp]
 class Playout:
     """Reading positions and what was sent, one row a call."""
 
-    def __init__(self, rows: AudioRows, noise_dbfs: float) -> None:
+    def __init__(self, rows: AudioRows, noise_dbfs: float, ledger: Ledger | None = None) -> None:
         count = rows.count
         self._rows = rows
         self._blocks = rows.spoken.reshape(count, _BLOCKS, BLOCK)
         self.cursor: I64 = np.zeros(count, np.int64)
         """Next sample of `spoken` to play."""
-        self.sent: I64 = np.zeros(count, np.int64)
-        """Samples handed out, noise included."""
+        self.ledger = ledger or Ledger(count)
         self.underrun: I64 = np.zeros(count, np.int64)
         self.skipped: I64 = np.zeros(count, np.int64)
         self._playing = np.zeros(count, np.bool_)
@@ -49,7 +46,6 @@ class Playout:
         self._least: I64 = np.full(count, RING, np.int64)
         self._watched: I64 = np.zeros(count, np.int64)
         self._early = np.zeros(count, np.bool_)
-        self._origins: I64 = np.full((count, REMEMBERED), -1, np.int64)
         rng = np.random.default_rng(20)
         level = 10 ** (noise_dbfs / 20)
         self._noise = (rng.standard_normal(64 * BLOCK) * level).astype(np.float32)
@@ -58,13 +54,13 @@ class Playout:
 
     def open(self, row: int) -> None:
         """A call begins: nothing is queued."""
-        for array in (self.cursor, self.sent, self.underrun, self.skipped, self._watched):
+        for array in (self.cursor, self.underrun, self.skipped, self._watched):
             array[row] = 0
         for flags in (self._playing, self._cut, self.muted, self._early):
             flags[row] = False
         self._last[row] = 0.0
         self._least[row] = RING
-        self._origins[row] = -1
+        self.ledger.clear(row)
 
     def start(self, row: int) -> None:
         """From now on read the agent."""
@@ -74,26 +70,10 @@ class Playout:
         """Drop what is queued at the next block, faded."""
         self._cut[row] = True
 
-    def queued(self, row: int) -> int:
-        return int(self._rows.spoken_end[row] - self.cursor[row])
-
-    def sent_tick(self, row: int, sample: int, tick: int) -> int | None:
-        """The tick at which a sample of `spoken` was handed out, looking back from `tick`."""
-        for back in range(REMEMBERED):
-            origin = int(self._origins[row, (tick - back) % REMEMBERED])
-            if origin >= 0 and origin <= sample < origin + BLOCK:
-                return tick - back
-        return None
-
-    def spoken_of(self, row: int, sent: int, tick: int) -> int:
-        """Samples of `spoken` among the first `sent` handed out; `tick` is the latest. What is longer ago
-        than REMEMBERED ticks counts as nothing."""
-        first = max(0, int(self.sent[row]) - sent) // BLOCK
-        for back in range(first, REMEMBERED):
-            origin = int(self._origins[row, (tick - back) % REMEMBERED])
-            if origin >= 0:
-                return origin + BLOCK
-        return 0
+    def queued_rows(self, rows: Rows) -> I64:
+        """Samples (n,) that wait to be played."""
+        waiting: I64 = self._rows.spoken_end[rows] - self.cursor[rows]
+        return waiting
 
     def next_blocks(self, rows: Rows, started: NDArray[np.bool_], tick: int) -> Pcm:
         """20 ms of each row, (n, 480); rows not started give noise."""
@@ -101,11 +81,10 @@ class Playout:
         queued = self._drop_excess(rows, queued)
         ready = queued >= BLOCK
         pcm: Pcm = self._blocks[rows, self.cursor[rows] // BLOCK % _BLOCKS]
-        self._origins[rows, tick % REMEMBERED] = np.where(ready, self.cursor[rows], -1)
+        self.ledger.note(rows, np.where(ready, self.cursor[rows], -1), tick)
         self.cursor[rows] += np.where(ready, BLOCK, 0)
         self._watch(rows, np.where(ready, queued, 0), pcm)
         self._cover(rows, pcm, ready, tick)
-        self.sent[rows] += BLOCK
         self._last[rows] = pcm[:, -1]
         return pcm
 

@@ -7,9 +7,8 @@ groups of equal rate; a group's arrays are made anew only when a call opens, cha
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +17,8 @@ from engine.api import Pcm
 from engine.rows import RING, AudioRows
 from gateway.media import columns as c
 from gateway.media import commands as ask
+from gateway.media.face import MediaSettings, srtp_context
+from gateway.media.ledger import BLOCK, Ledger
 from gateway.media.linked import steps
 from gateway.media.messages import (
     Address,
@@ -36,18 +37,14 @@ from gateway.media.messages import (
     SrtpKeys,
 )
 from gateway.media.opus_port import OpusPort
-from gateway.media.playout import BLOCK, Playout
+from gateway.media.playout import Playout
+from gateway.media.readings import readings, stats_of
 from gateway.media.receive import Receiver
 from gateway.media.reports import Heard, Reports, Sent
 from gateway.media.resample import Resampler
 from gateway.media.transmit import Transmitter
 from gateway.media.udp_wire import UdpWire
 from sip.rtp import MalformedRtp
-from sip.sdes import SrtpKeys as SdesKeys
-from sip.srtp import SrtpContext
-
-if TYPE_CHECKING:
-    from gateway.media.plane import MediaSettings
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +66,7 @@ class RowAudio:
         settings: MediaSettings,
         processing: Processing,
         emit: Callable[[MediaEvent], None],
+        ledger: Ledger | None = None,
     ) -> None:
         count = rows.count
         self.rows, self.settings, self.processing, self.emit = rows, settings, processing, emit
@@ -78,18 +76,18 @@ class RowAudio:
         self.receiver.on_key, self.receiver.on_latched = self._on_key, self._on_latched
         self.receiver.on_report = self._on_report
         self.transmitter = Transmitter(count, self.wire, settings.opus_complexity)
-        self.playout = Playout(rows, settings.comfort_noise_dbfs)
+        self.playout = Playout(rows, settings.comfort_noise_dbfs, ledger)
         self.tick, self.now = 0, 0.0
         self._call = np.zeros(count, np.int64)
         self._open = np.zeros(count, np.bool_)
         self._waiting = np.zeros(count, np.bool_)
-        self._started = np.zeros(count, np.bool_)
+        self.started = np.zeros(count, np.bool_)
         self._deaf = np.zeros(count, np.bool_)
         self._expects = np.zeros(count, np.bool_)
         self._met = np.zeros(count, np.bool_)
         self._timed_out = np.zeros(count, np.bool_)
-        self._level_in = np.zeros(count, np.float64)
-        self._level_out = np.zeros(count, np.float64)
+        self.level_in = np.zeros(count, np.float64)
+        self.level_out = np.zeros(count, np.float64)
         self._heard_blocks = rows.heard.reshape(count, _ENGINE_BLOCKS, BLOCK)
         self._up = {rate: Resampler(count, rate, WIDE) for rate in (8_000, 16_000, 48_000)}
         self._down = {rate: Resampler(count, WIDE, rate) for rate in (8_000, 16_000, 48_000)}
@@ -97,7 +95,8 @@ class RowAudio:
         self._reports: dict[int, Reports] = {}
         self._srtp_keys: dict[int, SrtpKeys | None] = {}
         self._report_to: dict[int, Address | None] = {}
-        self._remote_loss = np.zeros(count, np.float64)
+        self.remote_loss = np.zeros(count, np.float64)
+        self.round_trip_ms = np.zeros(count, np.float64)
 
     def begin(self, now: float) -> None:
         """A tick is due at `now`: send what the last one prepared."""
@@ -108,7 +107,7 @@ class RowAudio:
         """The rest of the tick, after what signalling asked was applied."""
         self.receiver.collect(self.tick, self.now)
         if self.tick % TICKS_A_FRAME == 1:
-            self._started |= self._waiting
+            self.started |= self._waiting
             self._waiting[:] = False
         for rate, rows in self._by_rate().items():
             self._hear(rows, rate)
@@ -140,17 +139,17 @@ class RowAudio:
                 self.playout.muted[row] = command.muted
             case ask.Deafen():
                 self._deaf[row] = command.deaf
-            case ask.NoteLoss():
-                self._remote_loss[row] = command.fraction
-                self.transmitter.note_loss(row, command.fraction)
+            case ask.NoteReport():
+                self.remote_loss[row], self.round_trip_ms[row] = command.remote_loss, command.round_trip_ms
+                self.transmitter.note_loss(row, command.remote_loss)
             case ask.SendDtmf():
                 self.transmitter.send_dtmf(row, command.digits, command.duration_ms)
 
     def _open_row(self, command: ask.OpenRtp | ask.OpenOpus, thing: object) -> None:
         row, media = command.row, command.media
-        for flags in (self._waiting, self._started, self._deaf, self._met, self._timed_out):
+        for flags in (self._waiting, self.started, self._deaf, self._met, self._timed_out):
             flags[row] = False
-        self._level_in[row] = self._level_out[row] = 0.0
+        self.level_in[row] = self.level_out[row] = 0.0
         self._call[row], self._open[row], self._groups = command.call, True, None
         for table in (self._up, self._down):
             for resampler in table.values():
@@ -160,6 +159,7 @@ class RowAudio:
             self._open_rtp(row, command.media, thing)
         else:
             port, send = cast(tuple[OpusPort, SendOpus], thing)
+            self.remote_loss[row] = self.round_trip_ms[row] = 0.0
             self.receiver.open_opus(row, command.media, port, self.now)
             self.transmitter.open_opus(row, command.media, send)
         self._expects[row] = not isinstance(media, RtpMedia) or _must_send(media)
@@ -172,7 +172,7 @@ class RowAudio:
             self.emit(MediaFailed(*self._stamp(row), reason=f"socket: {error.strerror}"))
         self.receiver.open_rtp(row, media, self.now)
         self.transmitter.open_rtp(row, media)
-        self._remote_loss[row] = 0.0
+        self.remote_loss[row] = self.round_trip_ms[row] = 0.0
         self._secure(row, media)
         if media.cname:
             self._reports[row] = Reports(media.ssrc, media.cname, self.now)
@@ -209,9 +209,12 @@ class RowAudio:
         self.receiver.close(row)
         self.transmitter.close(row)
         self.processing.closed(row)
-        self._open[row] = self._started[row] = self._waiting[row] = False
+        self._open[row] = self.started[row] = self._waiting[row] = False
         self._groups = None
         self.emit(Closed(*self._stamp(row), stats=final))
+
+    def open_rows(self) -> Rows:
+        return np.flatnonzero(self._open)
 
     def close_all(self) -> None:
         self.wire.close_all()
@@ -231,18 +234,18 @@ class RowAudio:
             pcm = self._up[rate].run(rows, pcm)
         pcm[self._deaf[rows]] = 0.0
         pcm = self.processing.heard(rows, pcm, self.rows.heard_end[rows])
-        self._level_in[rows] = _smoothed(self._level_in[rows], pcm)
-        live = self._started[rows]
+        self.level_in[rows] = _smoothed(self.level_in[rows], pcm)
+        live = self.started[rows]
         which = rows[live]
         self._heard_blocks[which, self.rows.heard_end[which] // BLOCK % _ENGINE_BLOCKS] = pcm[live]
         self.rows.heard_end[which] += BLOCK
 
     def _speak(self, rows: Rows, rate: int) -> None:
         """20 ms of these agents into packets."""
-        at = self.playout.sent[rows]
-        pcm = self.playout.next_blocks(rows, self._started[rows], self.tick)
+        at = self.playout.ledger.sent[rows]
+        pcm = self.playout.next_blocks(rows, self.started[rows], self.tick)
         pcm = self.processing.speak(rows, pcm, at)
-        self._level_out[rows] = _smoothed(self._level_out[rows], pcm)
+        self.level_out[rows] = _smoothed(self.level_out[rows], pcm)
         if rate != WIDE:
             pcm = self._down[rate].run(rows, pcm)
         self.processing.sent(rows, pcm, rate)
@@ -302,59 +305,15 @@ class RowAudio:
         except MalformedRtp:
             self.receiver.r.n[row, c.MALFORMED] += 1
             return
-        self._remote_loss[row] = reports.remote_loss
+        self.remote_loss[row] = reports.remote_loss
+        self.round_trip_ms[row] = reports.round_trip_s * 1000
         self.transmitter.note_loss(row, reports.remote_loss)
-
-    def sent_at(self, row: int, sample: int) -> float | None:
-        handed = self.playout.sent_tick(row, sample, self.tick)
-        return None if handed is None or handed == self.tick else (handed + 1) * TICK_S
-
-    def spoken_of(self, row: int, sent: int) -> int:
-        return self.playout.spoken_of(row, sent, self.tick)
 
     def stats(self, row: int) -> MediaStats:
         """The row's counters in the words of signalling."""
-        r, sender, latch = self.receiver.r, self.transmitter, self.receiver.latches.get(row)
-        rate, clock = max(1, int(r.n[row, c.RATE])), max(1, int(r.n[row, c.CLOCK]))
-        expected = int(r.n[row, c.TOP] - r.n[row, c.BASE]) + 1 if r.n[row, c.SEEN] else 0
-        wide = WIDE / rate
-        return MediaStats(
-            packets_received=int(r.n[row, c.RECEIVED]),
-            packets_sent=int(sender.packets_sent[row]),
-            octets_received=int(r.n[row, c.OCTETS]),
-            octets_sent=int(sender.octets_sent[row]),
-            lost=int(r.n[row, c.LOST_BEFORE]) + expected - int(r.n[row, c.STREAM_RECEIVED]),
-            late=int(r.n[row, c.LATE]),
-            duplicated=int(r.n[row, c.DUPLICATED]),
-            reordered=int(r.n[row, c.REORDERED]),
-            unknown_payload=int(r.n[row, c.UNKNOWN]),
-            malformed=int(r.n[row, c.MALFORMED]),
-            rejected=int(r.n[row, c.REJECTED]),
-            resynced=int(r.n[row, c.RESYNCED]),
-            concealed_samples=round(int(r.n[row, c.CONCEALED]) * wide),
-            recovered_samples=round(int(r.n[row, c.RECOVERED]) * wide),
-            stretched_samples=round(int(r.n[row, c.STRETCHED]) * wide),
-            squeezed_samples=round(int(r.n[row, c.SQUEEZED]) * wide),
-            jitter_ms=float(r.f[row, c.JITTER]) * 1000 / clock,
-            delay_ms=max(0, int(r.n[row, c.HIGH] - r.n[row, c.NEXT])) * 1000 / rate,
-            target_ms=max(0, int(r.n[row, c.UP] - r.needs[row].min())) * 1000 / rate,
-            playout_ms=self.playout.queued(row) * 1000 / WIDE,
-            underrun_samples=int(self.playout.underrun[row]),
-            samples_in=int(self.rows.heard_end[row]) if self._started[row] else 0,
-            samples_out=int(self.playout.sent[row]),
-            level_in_dbfs=_decibels(self._level_in[row]),
-            level_out_dbfs=_decibels(self._level_out[row]),
-            last_packet_age_s=max(0.0, self.now - float(self.receiver.last_packet[row])),
-            remote=latch.remote if latch else None,
-            latched=latch.latched if latch else False,
-            remote_loss=float(self._remote_loss[row]),
-            round_trip_ms=self._reports[row].round_trip_s * 1000 if row in self._reports else 0.0,
-        )
-
-
-def srtp_context(keys: SrtpKeys) -> SrtpContext:
-    """Both directions of a leg. Raises KeyError for an unknown suite, pylibsrtp.Error, ValueError."""
-    return SrtpContext(SdesKeys(keys.profile, keys.local, keys.remote))
+        latch = self.receiver.latches.get(row)
+        numbers = readings(self, np.array([row]))[0]
+        return stats_of(numbers, latch.remote if latch else None, latch.latched if latch else False)
 
 
 def _must_send(media: RtpMedia) -> bool:
@@ -367,7 +326,3 @@ def _smoothed(power: NDArray[np.float64], pcm: Pcm) -> NDArray[np.float64]:
     now = np.einsum("ij,ij->i", pcm, pcm) / pcm.shape[1]
     smoothed: NDArray[np.float64] = power + (now - power) * 0.1
     return smoothed
-
-
-def _decibels(power: float) -> float:
-    return max(-96.0, 10 * math.log10(power)) if power > 0 else -96.0
