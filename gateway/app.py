@@ -24,9 +24,12 @@ from gateway.http_server import HttpServer
 from gateway.legs.rtp_ports import RtpPorts
 from gateway.legs.sip import SipLine, SipLineSettings, local_address
 from gateway.legs.trunks import Trunks, access
-from gateway.media.clock import MediaClock
-from gateway.media.plane import MediaPlane, MediaSettings
-from gateway.media.processing import DuplexProcessing, ProcessingSettings
+from gateway.media.face import MediaError, MediaSettings
+from gateway.media.inline import InlineMedia
+from gateway.media.processes import MediaProcesses
+from gateway.media.processing import ProcessingSettings
+from gateway.media.shared import SharedMedia
+from gateway.media_metrics import MediaMetrics
 from gateway.operations import Operations
 from gateway.phone_metrics import PhoneMetrics
 from gateway.stopping import INTERRUPTED, Stopping
@@ -52,21 +55,18 @@ class CannotListen(Exception):
 
 
 class App:
-    """One gateway in one process: engine, media, SIP, HTTP."""
+    """One gateway: engine, media, SIP, HTTP."""
 
     def __init__(self, settings: Settings) -> None:
         """Chooses and builds the engine; opens nothing. Raises EngineError."""
         self.settings = settings
         self.choice = engines.choose(settings.engine, engines.tiny_folder())
-        self.rows = AudioRows(settings.engine.slots)
+        self.media = self._media()
+        self.rows = self.media.rows
         self.engine: Engine = engines.build(self.choice, settings.engine, self.rows)
-        cancel_echo = settings.media.cancels_echo(self.choice.kind)
-        self.processing = DuplexProcessing(self.rows.count, ProcessingSettings(cancel_echo=cancel_echo))
-        self.plane = MediaPlane(self.rows, self._media_settings(), self.processing)
-        self.clock = MediaClock(self.plane)
-        self.switchboard = Switchboard(self.engine, self.plane, settings.engine_personas())
+        self.switchboard = Switchboard(self.engine, self.media.plane, settings.engine_personas())
         policies = {name: Policy(settings.duplex_policy(name)) for name in settings.engine_personas()}
-        self.floor = Floor(self.switchboard, self.processing, policies)
+        self.floor = Floor(self.switchboard, self.media.processing, policies)
         self.agent = UserAgent(self._agent_settings(), random.SystemRandom())
         self.endpoint: Endpoint | None = None
         self.sip_port = 0
@@ -79,16 +79,14 @@ class App:
         self._pump: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Take the ports, load the engine, let callers in. Raises CannotListen, EngineError."""
+        """Take the ports, load the engine, let callers in. Raises CannotListen, EngineError, MediaError."""
         loop = asyncio.get_running_loop()
-        self.plane.on_events = lambda: _wake(loop, self.switchboard.deliver_media_events)
+        self.media.plane.on_events = lambda: _wake(loop, self.switchboard.deliver_media_events)
         self.agent.refuse_new_calls(True)
         await self._open_sip()
         await self._open_http()
         await self._open_operations()
-        await asyncio.to_thread(self.processing.warm)
-        await self.engine.start()
-        self.clock.start()
+        await asyncio.gather(self.media.launch(), self.engine.start())
         self._pump = loop.create_task(self._carry_slot_events(), name="slot events")
         sys.setswitchinterval(SWITCH_S)
         # A full collection over a loaded model's objects stops every thread for 100 ms and more.
@@ -96,6 +94,7 @@ class App:
         gc.freeze()
         assert self.http is not None
         self.http.loading = None
+        self.http.missing = self.media.missing
         self.agent.refuse_new_calls(False)
         if self.trunks is not None and self.endpoint is not None:
             self.trunks.start(self.endpoint.now())
@@ -118,7 +117,7 @@ class App:
             await self.http.stop()
         if self.endpoint is not None:
             await self.endpoint.close()
-        self.clock.stop()
+        await self.media.shut_down()
         await self.engine.stop()
 
     def start_up(self) -> StartUp:
@@ -189,6 +188,7 @@ class App:
             raise CannotListen(_taken("admin.port", "TCP", admin.host, admin.port or 0, error)) from error
         assert self.http is not None
         self.http.metrics.registry.register(PhoneMetrics(self.switchboard, self.agent, self.trunks))
+        self.http.metrics.registry.register(MediaMetrics(self.media))
 
     def _sip_event(self, event: Event) -> None:
         if self.line is not None:
@@ -202,13 +202,19 @@ class App:
             self.switchboard.deliver_slot_events()
             self.floor.carry()
 
-    def _media_settings(self) -> MediaSettings:
+    def _media(self) -> InlineMedia | MediaProcesses:
         media = self.settings.media
-        return MediaSettings(
+        wanted = MediaSettings(
             rtp_timeout_s=media.rtp_timeout_s,
             min_delay_ms=media.jitter_min_ms,
             max_delay_ms=media.jitter_max_ms,
         )
+        processing = ProcessingSettings(cancel_echo=media.cancels_echo(self.choice.kind))
+        slots = self.settings.engine.slots
+        if not media.processes:
+            return InlineMedia(AudioRows(slots), wanted, processing)
+        memory = SharedMedia(slots, min(media.processes, slots))
+        return MediaProcesses(memory, wanted, processing, self.settings.log)
 
     def _agent_settings(self) -> AgentSettings:
         sip = self.settings.sip
@@ -224,7 +230,7 @@ def serve(settings: Settings) -> int:
     """Take calls until a signal; the exit code. What cannot start is one line on standard error."""
     try:
         return asyncio.run(_serve(settings))
-    except (CannotListen, EngineError) as error:
+    except (CannotListen, EngineError, MediaError) as error:
         print(f"moshi-gateway: {error}", file=sys.stderr)
         return FAILED
 
@@ -245,7 +251,7 @@ async def _serve(settings: Settings) -> int:
 
 
 def _wake(loop: asyncio.AbstractEventLoop, what: Callable[[], None]) -> None:
-    """From the media thread; a loop that has closed needs no waking."""
+    """From any thread; a loop that has closed needs no waking."""
     if not loop.is_closed():
         loop.call_soon_threadsafe(what)
 

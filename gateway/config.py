@@ -179,6 +179,9 @@ class EngineSettings(_Section):
 class MediaSettings(_Section):
     """The audio path of all calls."""
 
+    processes: Annotated[int, Field(ge=0, le=64)] = 1
+    """Processes that carry the calls' audio, beside the gateway's own; about one a core, a few hundred calls
+    each. 0: on a thread of the gateway's process, where a busy gateway delays packets."""
     rtp_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 20.0
     """A caller who sends no packet for so long is gone: BYE, and the slot is free."""
     jitter_min_ms: Annotated[int, Field(ge=0, le=1000)] = 0

@@ -1,6 +1,6 @@
-"""Floor: who has it. Carries what the duplex noticed from the media thread to calls and engines.
+"""Floor: who has it. Carries what the duplex noticed from the media path to calls and engines.
 
-The cut itself was made on the media thread, in the block in which it was decided; what follows here is that
+The cut itself was made by the media path, in the block in which it was decided; what follows here is that
 the engine learns of it, that nothing stale is left to play, and that the engine may speak again.
 """
 
@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from typing import Protocol
 
 from gateway.call import Call
 from gateway.duplex import CallerStopped, DuplexEvent, Interrupted, Policy, Resumed
-from gateway.media.processing import DuplexProcessing
 from gateway.switchboard import Switchboard
 
 log = logging.getLogger(__name__)
@@ -22,11 +22,23 @@ SETTLE_TICKS = 2
 """Carries (of 80 ms) after which nothing that the engine said before the cut is still on its way."""
 
 
+class FloorProcessing(Protocol):
+    """DuplexProcessing as seen from the loop, wherever it works; see there."""
+
+    def set_policy(self, row: int, policy: Policy) -> None: ...
+
+    def yielded(self, row: int) -> None: ...
+
+    def expect_echo(self, row: int, round_trip_ms: float) -> None: ...
+
+    def take_events(self) -> list[tuple[int, DuplexEvent]]: ...
+
+
 class Floor:
     """The duplex of all calls. `policies`: persona name -> policy; others are left to the model."""
 
     def __init__(
-        self, switchboard: Switchboard, processing: DuplexProcessing, policies: Mapping[str, Policy]
+        self, switchboard: Switchboard, processing: FloorProcessing, policies: Mapping[str, Policy]
     ) -> None:
         self.switchboard = switchboard
         self.processing = processing

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Callable
 
 from aiohttp import web
 
@@ -27,6 +28,8 @@ class HttpServer:
         self.settings = settings
         self.loading: str | None = "the engine is loading"
         """Why no call can be taken yet; whoever starts the engine sets it to None."""
+        self.missing: Callable[[], list[str]] = list
+        """What else keeps calls from being taken: parts that are being started again."""
         servers = tuple(IceServer(s.urls, s.username, s.secret()) for s in settings.ice_servers)
         self.line = WebRtcLine(switchboard, WebRtcSettings(settings.public_address, servers))
         self.metrics = GatewayMetrics(switchboard, self.not_ready)
@@ -45,7 +48,7 @@ class HttpServer:
 
     def not_ready(self) -> list[str]:
         """Why calls are not taken now; empty: they are."""
-        reasons = [self.loading] if self.loading else []
+        reasons = [self.loading] if self.loading else self.missing()
         return [*reasons, "draining"] if self.switchboard.draining else reasons
 
     async def open(self) -> None:

@@ -89,6 +89,9 @@ class Switchboard:
         except EngineError as error:
             log.error("the engine took no call: %s", error)
             raise self._refusal(503, "the voice engine is not available", 10.0) from error
+        if not self.plane.available(slot.row):
+            slot.close()
+            raise self._refusal(503, "the audio path is starting again", 2.0)
         call = Call(secrets.token_hex(8), offer.leg, slot, persona, self.plane)
         call.caller, call.callee = offer.caller, offer.callee
         call.direction = "outbound" if offer.outbound else "inbound"

@@ -1,4 +1,4 @@
-"""MediaClock: the thread that ticks a MediaPlane every 20 ms of the monotonic clock, without drift.
+"""MediaClock: ticks a MediaPlane every 20 ms of the monotonic clock, without drift, on a thread.
 
 Ticks lie at multiples of 20 ms of time.monotonic(), so every fourth falls on a multiple of 80 ms: the
 engine's tick follows it by a few ms and finds a whole frame. It decides nothing about audio.
@@ -11,10 +11,11 @@ import os
 import threading
 import time
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-from gateway.media.plane import TICK_S, MediaPlane
+from gateway.media.row_audio import TICK_S
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +42,14 @@ class Lateness:
     """The thread runs under SCHED_FIFO."""
 
 
+class Ticked(Protocol):
+    def tick(self, now: float) -> None: ...
+
+
 class MediaClock:
     """The thread around one plane."""
 
-    def __init__(self, plane: MediaPlane) -> None:
+    def __init__(self, plane: Ticked) -> None:
         self.plane = plane
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
@@ -57,12 +62,12 @@ class MediaClock:
         if self._thread is not None:
             return
         self._stopping.clear()
-        self._thread = threading.Thread(target=self._run, name="media", daemon=True)
+        self._thread = threading.Thread(target=self.run, name="media", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         """Stop after the tick in progress and join the thread. Idempotent."""
-        self._stopping.set()
+        self.end()
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -78,7 +83,12 @@ class MediaClock:
         counts = self._skipped, self._failed, self._fifo
         return Lateness(float(p50), float(p99), float(late.max()), work_p99, *counts)
 
-    def _run(self) -> None:
+    def end(self) -> None:
+        """Let run() return after the tick in progress."""
+        self._stopping.set()
+
+    def run(self) -> None:
+        """Tick on this thread until end()."""
         self._fifo = _ask_for_fifo()
         due = int(time.monotonic() / TICK_S) + 1
         while not self._stopping.is_set():
@@ -107,6 +117,10 @@ class MediaClock:
     def _note(self, late: float, work: float) -> None:
         self._late[:, self._ticks % _KEPT] = late, work
         self._ticks += 1
+        self._after(self._ticks)
+
+    def _after(self, ticks: int) -> None:
+        """So many ticks were run."""
 
 
 def _ask_for_fifo() -> bool:

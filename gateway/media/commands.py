@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gateway.duplex import Policy
 from gateway.media.messages import OpusMedia, RtpMedia
 
 
@@ -64,3 +65,20 @@ class NoteReport(Command):
 class SendDtmf(Command):
     digits: str
     duration_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetPolicy(Command):
+    """For what stands between the line and the engine; it holds from the row's opening on."""
+
+    policy: Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Yielded(Command):
+    """The engine was told of a cut; what it says now is new."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectEcho(Command):
+    round_trip_ms: float

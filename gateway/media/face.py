@@ -145,6 +145,10 @@ class MediaFace:
         long the network's round trip is; 0: not known."""
         self._ask(ask.NoteReport(row, remote_loss, round_trip_ms))
 
+    def available(self, row: int) -> bool:
+        """Whether a call could be opened on this row now."""
+        return True
+
     def stats(self, row: int) -> MediaStats:
         """A reading of the row's counters, at most 0.1 s old."""
         raise NotImplementedError

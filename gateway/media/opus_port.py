@@ -26,7 +26,11 @@ class OpusPort:
 
     def receive(self, sequence: int, timestamp: int, payload: bytes, marker: bool, now: float) -> None:
         """One RTP packet without its header; `now` is time.monotonic() of its arrival."""
-        self._waiting.append(OpusArrival(sequence & 0xFFFF, timestamp & 0xFFFF_FFFF, payload, now))
+        self.put(OpusArrival(sequence & 0xFFFF, timestamp & 0xFFFF_FFFF, payload, now))
+
+    def put(self, arrival: OpusArrival) -> None:
+        """The same, already put together."""
+        self._waiting.append(arrival)
 
     def take(self) -> list[OpusArrival]:
         """What came since the last call, oldest first."""

@@ -216,6 +216,14 @@ class RowAudio:
     def open_rows(self) -> Rows:
         return np.flatnonzero(self._open)
 
+    def call_on(self, row: int) -> int:
+        return int(self._call[row])
+
+    def where(self, row: int) -> tuple[Address | None, bool]:
+        """Where the row's packets go, and whether it was learnt from the peer's own."""
+        latch = self.receiver.latches.get(row)
+        return (latch.remote, latch.latched) if latch else (None, False)
+
     def close_all(self) -> None:
         self.wire.close_all()
 
@@ -311,9 +319,7 @@ class RowAudio:
 
     def stats(self, row: int) -> MediaStats:
         """The row's counters in the words of signalling."""
-        latch = self.receiver.latches.get(row)
-        numbers = readings(self, np.array([row]))[0]
-        return stats_of(numbers, latch.remote if latch else None, latch.latched if latch else False)
+        return stats_of(readings(self, np.array([row]))[0], *self.where(row))
 
 
 def _must_send(media: RtpMedia) -> bool:
