@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import pylibsrtp
 
 from sip.errors import PeerError
@@ -34,6 +36,11 @@ class SrtpContext:
         self._out = pylibsrtp.Session(out)
         self._in = pylibsrtp.Session(into)
 
+    @property
+    def handles(self) -> tuple[int, int]:
+        """Addresses of libsrtp's sessions, out and in, for functions(); good while this object lives."""
+        return _address(self._out), _address(self._in)
+
     def protect(self, packet: bytes) -> bytes:
         """Encrypt an RTP packet of ours."""
         return bytes(self._out.protect(packet))
@@ -54,3 +61,29 @@ class SrtpContext:
             return bytes(self._in.unprotect_rtcp(packet))
         except (pylibsrtp.Error, TypeError, ValueError) as error:
             raise BadSrtp(str(error)) from None
+
+
+class Functions(NamedTuple):
+    """Addresses of libsrtp's `int f(srtp_t session, void *packet, int *length)`."""
+
+    srtp_protect: int
+    srtp_unprotect: int
+    srtp_unprotect_rtcp: int
+
+
+def functions() -> Functions | None:
+    """What compiled code may call; None where pylibsrtp is not built as it was up to 1.0."""
+    try:
+        from pylibsrtp._binding import ffi, lib
+
+        found = [int(ffi.cast("intptr_t", ffi.addressof(lib, name))) for name in Functions._fields]
+        _address(pylibsrtp.Session())
+    except (ImportError, AttributeError, TypeError):
+        return None
+    return Functions(*found)
+
+
+def _address(session: Any) -> int:
+    from pylibsrtp._binding import ffi
+
+    return int(ffi.cast("intptr_t", session._srtp[0]))

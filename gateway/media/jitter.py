@@ -15,7 +15,7 @@ import numpy as np
 
 from gateway.media import columns as c
 from gateway.media.plc import LONGEST, SHORTEST, best_lag, conceal, merge, squeeze, stretch
-from gateway.media.rows import HISTORY_MS, I16, MISSING, NEEDS, NOTHING, RING, ReceiveRows
+from gateway.media.rows import HISTORY_MS, I16, I64, MISSING, NEEDS, NOTHING, RING, ReceiveRows
 
 _MASK = RING - 1
 SETTLED = 25
@@ -72,13 +72,28 @@ def note_need(r: ReceiveRows, row: int) -> None:
     if count >= SETTLED and count % RECKONED != 0:
         return
     kept = min(count + 1, NEEDS)
-    ordered = np.sort(r.needs[row, :kept])
     calm = need
     for i in range(max(0, count - CALM + 1), count):
         calm = max(calm, int(r.needs[row, i % NEEDS]))
     calm += CALM_MS * int(r.n[row, c.RATE]) // 1000
-    r.n[row, c.UP] = min(calm, int(ordered[kept - 1 - kept // 20])) + r.n[row, c.FLOOR_NEED]
-    r.n[row, c.DOWN] = min(calm, int(ordered[kept - 1 - kept // 50])) + r.n[row, c.FLOOR_NEED]
+    top = largest(r.needs[row, :kept], kept // 20 + 1)
+    r.n[row, c.UP] = min(calm, int(top[kept // 20])) + r.n[row, c.FLOOR_NEED]
+    r.n[row, c.DOWN] = min(calm, int(top[kept // 50])) + r.n[row, c.FLOOR_NEED]
+
+
+def largest(values: I64, count: int) -> I64:
+    """The `count` largest values, the largest first. Few of many: quicker than sorting them all."""
+    top = np.full(count, NOTHING, np.int64)
+    for i in range(len(values)):
+        value = values[i]
+        if value <= top[count - 1]:
+            continue
+        at = count - 1
+        while at > 0 and top[at - 1] < value:
+            top[at] = top[at - 1]
+            at -= 1
+        top[at] = value
+    return top
 
 
 def first_stored(r: ReceiveRows, row: int) -> int:
@@ -215,7 +230,8 @@ def pull(r: ReceiveRows, row: int, tick: int) -> int:
     """The next 20 ms into the end of `line`; how many of its samples are invented."""
     n = int(r.n[row, c.FRAME])
     at = HISTORY_MS * int(r.n[row, c.RATE]) // 1000
-    r.line[row, :at] = r.line[row, n : at + n].copy()
+    for i in range(0, at, n):
+        r.line[row, i : i + n] = r.line[row, i + n : i + 2 * n]
     note_need(r, row)
     if not r.n[row, c.PLAYING]:
         r.line[row, at : at + n] = 0

@@ -21,6 +21,11 @@ class Keys:
         self._last = now
         return self._ended(self._receiver.receive(timestamp, payload, marker))
 
+    @property
+    def pressed(self) -> bool:
+        """A key may wait for its end."""
+        return self._last is not None
+
     def expire(self, now: float) -> list[tuple[str, int]]:
         """A key whose end never came."""
         if self._last is None or now - self._last < SILENT_S:

@@ -32,7 +32,7 @@ _MODULES: tuple[tuple[ModuleType, str], ...] = (
     (plc, "_normalised likeness_by_loops best_lag noise prepare repeated invented conceal merge"),
     (plc, "squeeze stretch"),
     (stream, "wrapped begin replaces position strays enter measure_jitter accept"),
-    (jitter, "note_stored store note_need first_stored run_length settle take peek is_pause discard"),
+    (jitter, "note_stored store largest note_need first_stored run_length settle take peek is_pause discard"),
     (jitter, "shrink grow scale_time note_background piece pull"),
     (rtp_step, "payload_span header_of samples_of take_packet take_packets pull_rows"),
 )

@@ -31,9 +31,9 @@ from gateway.media.rows import (
     receive_rows,
 )
 from gateway.media.rtp_step import ENCODED, RTCP, header_of, payload_span
+from gateway.media.srtp_rows import BAD, SrtpRows
 from gateway.media.stream import PLAYABLE, accept
 from gateway.media.udp_wire import Arrivals, UdpWire
-from sip.srtp import BadSrtp, SrtpContext
 
 OPUS_RATE = 24_000
 FEC_WORTH = 0.01
@@ -58,21 +58,24 @@ def codec_of(media: RtpMedia) -> tuple[int, int, int]:
 class Receiver:
     """All rows' incoming audio; on_key(row, digit, ms) and on_latched(row, remote) are told what happened."""
 
-    def __init__(self, count: int, wire: UdpWire, steps: Steps, limit_ms: int, min_delay_ms: int) -> None:
+    def __init__(
+        self, count: int, wire: UdpWire, srtp: SrtpRows, steps: Steps, limits_ms: tuple[int, int]
+    ) -> None:
+        """`limits_ms`: the most and the least that the jitter buffer holds."""
         self.r: ReceiveRows = receive_rows(count)
         self._steps = steps
-        self.wire = wire
+        self.wire, self.srtp = wire, srtp
         self.latches: dict[int, Latch] = {}
         self.ports: dict[int, OpusPort] = {}
         self.on_key: Callable[[int, str, int], None] = lambda row, digit, ms: None
         self.on_latched: Callable[[int, Address], None] = lambda row, remote: None
         self.on_report: Callable[[int, bytes], None] = lambda row, datagram: None
-        self.srtp: dict[int, SrtpContext] = {}
-        """Rows whose packets are encrypted."""
         self.last_packet = np.zeros(count, np.float64)
         """Seconds, of the last packet of any agreed kind."""
-        self._limit_ms, self._min_delay_ms = limit_ms, min_delay_ms
+        self._limit_ms, self._min_delay_ms = limits_ms
         self._keys: dict[int, Keys] = {}
+        self._pressed: set[int] = set()
+        """Rows whose last key may not have ended."""
         self._counted = np.zeros((2, count), np.int64)
         """Packets expected and received when the loss was last looked at."""
         self._loss = np.zeros(count, np.float64)
@@ -126,7 +129,7 @@ class Receiver:
         self._decoders[row] = PacketDecoder(self.r, row, decoder)
 
     def close(self, row: int) -> None:
-        for table in (self.latches, self.ports, self._keys, self._decoders, self.srtp):
+        for table in (self.latches, self.ports, self._keys, self._decoders):
             table.pop(row, None)
         self.wire.close(row)
 
@@ -174,6 +177,7 @@ class Receiver:
             self._take_key(row, header[1], payload, bool(data[1] & 0x80), now)
 
     def _take_key(self, row: int, timestamp: int, payload: bytes, marker: bool, now: float) -> None:
+        self._pressed.add(row)
         try:
             ended = self._keys[row].receive(timestamp, payload, marker, now)
         except MalformedRtp:
@@ -199,7 +203,7 @@ class Receiver:
 
     def _admitted(self, came: Arrivals) -> Arrivals:
         """Only what the latches believe; packets kept while a latch was deciding come first."""
-        if all(source is None for source in came.sources):
+        if came.sources is None:
             return came
         rows: list[int] = []
         heard: list[bytes] = []
@@ -214,27 +218,16 @@ class Receiver:
         for k, datagram in enumerate(heard):
             data[k, : len(datagram)] = np.frombuffer(datagram, np.uint8)
         sizes = np.array([len(d) for d in heard], np.int64)
-        return Arrivals(np.array(rows, np.int64), data, sizes, np.array(arrivals), [None] * len(rows))
+        return Arrivals(np.array(rows, np.int64), data, sizes, np.array(arrivals), None)
 
     def _decrypted(self, came: Arrivals) -> Arrivals:
         """Without what is not authentic; in place."""
-        kept = np.ones(len(came.rows), np.bool_)
-        for k, row in enumerate(came.rows.tolist()):
-            context = self.srtp.get(row)
-            if context is None:
-                continue
-            datagram = came.data[k, : came.sizes[k]].tobytes()
-            report = len(datagram) > 1 and 192 <= datagram[1] <= 223
-            try:
-                plain = context.unprotect_rtcp(datagram) if report else context.unprotect(datagram)
-            except BadSrtp:
-                self.r.n[row, c.REJECTED] += 1
-                kept[k] = False
-                continue
-            came.sizes[k] = len(plain)
-            came.data[k, : len(plain)] = np.frombuffer(plain, np.uint8)
-        sources: list[Address | None] = [None] * int(kept.sum())
-        return Arrivals(came.rows[kept], came.data[kept], came.sizes[kept], came.arrivals[kept], sources)
+        sizes = self.srtp.unprotect(came.rows, came.data, came.sizes)
+        kept = sizes != BAD
+        np.add.at(self.r.n[:, c.REJECTED], came.rows[~kept], 1)
+        if kept.all():
+            return came._replace(sizes=sizes)
+        return Arrivals(came.rows[kept], came.data[kept], sizes[kept], came.arrivals[kept], None)
 
     def adapt(self, row: int) -> None:
         """Once a second: a stream that loses packets is held one longer, for the next one's FEC."""
@@ -265,9 +258,11 @@ class Receiver:
         return admitted
 
     def _expire_keys(self, now: float) -> None:
-        for row, keys in self._keys.items():
-            for digit, duration in keys.expire(now):
+        for row in [row for row in self._pressed if row in self._keys]:
+            for digit, duration in self._keys[row].expire(now):
                 self.on_key(row, digit, duration)
+            if not self._keys[row].pressed:
+                self._pressed.discard(row)
 
     def pull(self, rows: NDArray[np.int64], tick: int) -> tuple[NDArray[np.int16], NDArray[np.int64]]:
         """20 ms of each row: (k, 960) int16 from its left, and how many samples of it are invented."""

@@ -72,10 +72,17 @@ class Resampler:
         extended = np.concatenate([self._memory[rows], pcm], axis=1)
         memory = self._memory.shape[1]
         self._memory[rows] = extended[:, extended.shape[1] - memory :]
-        windows = np.lib.stride_tricks.sliding_window_view(extended, memory + self._block, axis=1)
-        blocks = np.ascontiguousarray(windows[:, :: self._block]).reshape(-1, memory + self._block)
+        blocks = _overlapping(extended, memory + self._block, self._block)
         return (blocks @ self._matrix).reshape(len(pcm), -1)
 
     def clear(self, row: int) -> None:
         """Forget the row's last samples."""
         self._memory[row] = 0.0
+
+
+def _overlapping(lines: Pcm, width: int, step: int) -> Pcm:
+    """(n, k) to (n * blocks, width): pieces of `width` that begin every `step` samples."""
+    count, samples = lines.shape
+    shape = count, (samples - width) // step + 1, width
+    view: Pcm = np.ndarray(shape, lines.dtype, lines, 0, (4 * samples, 4 * step, 4))
+    return view.reshape(-1, width)

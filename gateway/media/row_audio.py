@@ -42,6 +42,7 @@ from gateway.media.readings import readings, stats_of
 from gateway.media.receive import Receiver
 from gateway.media.reports import Heard, Reports, Sent
 from gateway.media.resample import Resampler
+from gateway.media.srtp_rows import SrtpRows
 from gateway.media.transmit import Transmitter
 from gateway.media.udp_wire import UdpWire
 from sip.rtp import MalformedRtp
@@ -72,10 +73,12 @@ class RowAudio:
         self.rows, self.settings, self.processing, self.emit = rows, settings, processing, emit
         self.wire = UdpWire(count, settings.kernel_times, settings.compiled)
         found = steps(settings.compiled)
-        self.receiver = Receiver(count, self.wire, found, settings.max_delay_ms, settings.min_delay_ms)
+        self.srtp = SrtpRows(count, settings.compiled)
+        limits_ms = settings.max_delay_ms, settings.min_delay_ms
+        self.receiver = Receiver(count, self.wire, self.srtp, found, limits_ms)
         self.receiver.on_key, self.receiver.on_latched = self._on_key, self._on_latched
         self.receiver.on_report = self._on_report
-        self.transmitter = Transmitter(count, self.wire, settings.opus_complexity)
+        self.transmitter = Transmitter(count, self.wire, self.srtp, settings.opus_complexity)
         self.playout = Playout(rows, settings.comfort_noise_dbfs, ledger)
         self.tick, self.now = 0, 0.0
         self._call = np.zeros(count, np.int64)
@@ -179,11 +182,8 @@ class RowAudio:
         self._report_to[row] = media.rtcp_remote
 
     def _secure(self, row: int, media: RtpMedia) -> None:
-        for table in (self.receiver.srtp, self.transmitter.srtp):
-            table.pop(row, None)
         self._srtp_keys[row] = media.srtp
-        if media.srtp is not None:
-            self.receiver.srtp[row] = self.transmitter.srtp[row] = srtp_context(media.srtp)
+        self.srtp.set(row, srtp_context(media.srtp) if media.srtp is not None else None)
 
     def _change(self, row: int, media: RtpMedia) -> None:
         if media.srtp != self._srtp_keys.get(row):
@@ -206,6 +206,7 @@ class RowAudio:
         reports = self._reports.pop(row, None)
         if reports is not None and self.transmitter.packets_sent[row]:
             self._send_report(row, reports.goodbye())
+        self.srtp.set(row, None)
         self.receiver.close(row)
         self.transmitter.close(row)
         self.processing.closed(row)
@@ -297,7 +298,7 @@ class RowAudio:
         self._send_report(row, reports.build(sent, heard, self.now, self.wire.wall(self.now)))
 
     def _send_report(self, row: int, datagram: bytes) -> None:
-        context = self.transmitter.srtp.get(row)
+        context = self.srtp.get(row)
         if context is not None:
             datagram = context.protect_rtcp(datagram)
         to = self._report_to.get(row) or self.transmitter.remotes.get(row)

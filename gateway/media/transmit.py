@@ -17,12 +17,12 @@ from gateway.media.g722 import G722Encoder
 from gateway.media.messages import Address, OpusMedia, OpusPacket, RtpMedia, SendOpus
 from gateway.media.receive import FEC_WORTH, OPUS_RATE, codec_of
 from gateway.media.rows import L16, PACKETS
+from gateway.media.srtp_rows import ROOM, SrtpRows
 from gateway.media.udp_wire import UdpWire
 from sip.dtmf import EventPacket, event_packets
-from sip.srtp import SrtpContext
 
 HEADER = 12
-_LARGEST = HEADER + 2 * 960
+_LARGEST = HEADER + 2 * 960 + ROOM
 _OPUS_CLOCK = 48_000
 _KEY_GAP = 4
 """Ticks between two keys."""
@@ -33,8 +33,8 @@ Rows = NDArray[np.intp]
 class Transmitter:
     """All rows' outgoing audio."""
 
-    def __init__(self, count: int, wire: UdpWire, opus_complexity: int) -> None:
-        self.wire = wire
+    def __init__(self, count: int, wire: UdpWire, srtp: SrtpRows, opus_complexity: int) -> None:
+        self.wire, self.srtp = wire, srtp
         self.codec = np.full(count, -1, np.int64)
         self.rate = np.zeros(count, np.int64)
         self.clock = np.zeros(count, np.int64)
@@ -52,8 +52,6 @@ class Transmitter:
         self._sequence = np.zeros(count, np.int64)
         self._origin = np.zeros(count, np.int64)
         self._packet = np.zeros((count, _LARGEST), np.uint8)
-        self.srtp: dict[int, SrtpContext] = {}
-        """Rows whose packets are encrypted."""
         self._encoders: dict[int, OpusEncoder | G722Encoder] = {}
         self._fec: dict[int, bool] = {}
         self._keys: dict[int, deque[EventPacket | None]] = {}
@@ -115,7 +113,7 @@ class Transmitter:
         self.codec[row], self.sends[row] = -1, False
         for table in (self._encoders, self._senders, self.remotes, self._prepared_opus):
             table.pop(row, None)
-        for cold in (self._fec, self._keys, self.srtp):
+        for cold in (self._fec, self._keys):
             cold.pop(row, None)
         self._prepared_keys = [(other, packet) for other, packet in self._prepared_keys if other != row]
         self._prepared = [other for other in self._prepared if other != row]
@@ -124,20 +122,23 @@ class Transmitter:
         """What the last tick prepared."""
         rows = np.array(self._prepared, np.int64)
         self._prepared.clear()
-        special = self.remotes.keys() | self.srtp.keys()
-        plain = np.array([row not in special for row in rows.tolist()], np.bool_)
-        if plain.any():
-            straight = rows[plain]
-            sent = straight[self.wire.send_rows(straight, self._packet, HEADER + self._octets[straight])]
-            self.packets_sent[sent] += 1
-            self.octets_sent[sent] += self._octets[sent]
-        for row in rows[~plain].tolist():
-            if self._send_one(row, self._packet[row, : HEADER + int(self._octets[row])]):
-                self.packets_sent[row] += 1
-                self.octets_sent[row] += self._octets[row]
+        sizes = HEADER + self._octets[rows]
+        secret = self.srtp.encrypted[rows]
+        if secret.any():
+            sizes[secret] = self.srtp.protect(rows[secret], self._packet, sizes[secret])
+        sent = sizes > 0
+        apart = np.isin(rows, list(self.remotes)) if self.remotes else np.zeros(len(rows), np.bool_)
+        straight = sent & ~apart
+        if straight.any():
+            sent[straight] = self.wire.send_rows(rows[straight], self._packet, sizes[straight])
+        for k in np.flatnonzero(sent & apart).tolist():
+            row = int(rows[k])
+            sent[k] = self.wire.send(row, self._packet[row, : sizes[k]].data, self.remotes[row])
+        self.packets_sent[rows[sent]] += 1
+        self.octets_sent[rows[sent]] += self._octets[rows[sent]]
         self._packet[rows, 1] &= 0x7F
         for row, event in self._prepared_keys:
-            self.packets_sent[row] += self._send_one(row, event)
+            self.packets_sent[row] += self._send_key(row, event)
         self._prepared_keys.clear()
         by_sender: dict[SendOpus, list[tuple[int, OpusPacket]]] = {}
         for row, packet in self._prepared_opus.items():
@@ -148,7 +149,7 @@ class Transmitter:
         for sender, packets in by_sender.items():
             sender(packets)
 
-    def _send_one(self, row: int, packet: NDArray[np.uint8]) -> bool:
+    def _send_key(self, row: int, packet: NDArray[np.uint8]) -> bool:
         context = self.srtp.get(row)
         datagram = packet.data if context is None else context.protect(packet.tobytes())
         return self.wire.send(row, datagram, self.remotes.get(row))

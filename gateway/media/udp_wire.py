@@ -39,8 +39,8 @@ class Arrivals(NamedTuple):
     data: NDArray[np.uint8]  # (k, LARGEST)
     sizes: NDArray[np.int64]  # (k,)
     arrivals: NDArray[np.float64]  # (k,) seconds of the monotonic clock
-    sources: list[Address | None]
-    """None where the socket is connected."""
+    sources: list[Address | None] | None
+    """Each None where the socket is connected; None: all are."""
 
 
 class UdpWire:
@@ -162,7 +162,10 @@ class UdpWire:
         if not len(bulk.rows):
             return one_by_one
         arrays = [np.concatenate([bulk[i], one_by_one[i]]) for i in range(4)]
-        return Arrivals(arrays[0], arrays[1], arrays[2], arrays[3], bulk.sources + one_by_one.sources)
+        sources = one_by_one.sources
+        if sources is not None:
+            sources = [*[None] * len(bulk.rows), *sources]
+        return Arrivals(arrays[0], arrays[1], arrays[2], arrays[3], sources)
 
     def _receive_bulk(self) -> Arrivals:
         """All connected sockets, compiled."""
@@ -176,7 +179,7 @@ class UdpWire:
         offset = time.monotonic() - time.time()
         count = self._io.receive(*self._bulk, room)
         times = room.times[:count] + offset
-        return Arrivals(room.rows[:count], room.data[:count], room.sizes[:count], times, [None] * count)
+        return Arrivals(room.rows[:count], room.data[:count], room.sizes[:count], times, None)
 
     def _receive_each(self, now: float) -> Arrivals:
         rows: list[int] = []
@@ -199,7 +202,8 @@ class UdpWire:
                 arrivals.append(stamp + offset if self._kernel_times else now)
                 sources.append(None if self._connected[row] else source)
         numbers, lengths = np.array(rows, np.int64), np.array(sizes, np.int64)
-        return Arrivals(numbers, self._data[: len(rows)], lengths, np.array(arrivals), sources)
+        strangers = sources if any(source is not None for source in sources) else None
+        return Arrivals(numbers, self._data[: len(rows)], lengths, np.array(arrivals), strangers)
 
     def _read(self, sock: socket.socket, at: int) -> tuple[int, float, Address] | None:
         if at >= len(self._data):
