@@ -129,12 +129,14 @@ class RtpCaller:
 
     # SIP
 
-    def invite(self, payloads: str = "0", attributes: str = PCMU_OFFER) -> str:
+    def invite(
+        self, payloads: str = "0", attributes: str = PCMU_OFFER, profile: str = "RTP/AVP"
+    ) -> str:
         """Call; the final response as text. A 200 is acknowledged and its media remembered."""
         port = self.rtp.getsockname()[1]
         body = (
             f"v=0\r\no=- 1 1 IN IP4 {LOOPBACK}\r\ns=-\r\nc=IN IP4 {LOOPBACK}\r\nt=0 0\r\n"
-            f"m=audio {port} RTP/AVP {payloads}\r\n{attributes}"
+            f"m=audio {port} {profile} {payloads}\r\n{attributes}"
         )
         branch = self._request("INVITE", f"sip:moshi@{LOOPBACK}:{self.gateway[1]}", body)
         while (response := self._receive(10.0)).startswith("SIP/2.0 1"):
