@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.media import compiled_io, linked
+from gateway.media import compiled_io, linked, srtp_rows
 from gateway.media.processing import DuplexProcessing
 
 
@@ -10,6 +10,7 @@ def warm() -> None:
     """Half a minute the first time, a second later. Without numba it has nothing to do."""
     linked.steps(True)
     compiled_io.functions()
+    srtp_rows.loops()
     DuplexProcessing(1).warm()
 
 

@@ -53,15 +53,20 @@ class PullRows(Protocol):
     def __call__(self, r: ReceiveRows, rows: I64, tick: int, out: I16, invented: I64) -> None: ...
 
 
+class Store(Protocol):
+    def __call__(self, r: ReceiveRows, row: int, start: int, pcm: I16) -> None: ...
+
+
 class Steps(NamedTuple):
-    """What a tick calls, see rtp_step."""
+    """What a tick calls, see rtp_step and jitter."""
 
     take_packets: TakePackets
     pull_rows: PullRows
+    store: Store
     compiled: bool
 
 
-PLAIN = Steps(rtp_step.take_packets, rtp_step.pull_rows, False)
+PLAIN = Steps(rtp_step.take_packets, rtp_step.pull_rows, jitter.store, False)
 
 
 @contextmanager
@@ -108,7 +113,7 @@ def steps(compiled: bool) -> Steps:
         for module, names in _MODULES:
             for name in names.split():
                 ready[_STANDS_IN.get(name, name)] = njit(getattr(module, name), ready)
-    found = Steps(ready["take_packets"], ready["pull_rows"], True)
+    found = Steps(ready["take_packets"], ready["pull_rows"], ready["store"], True)
     _warm(found)
     log.info("media steps ready in %.1f s", time.perf_counter() - began)
     return found
@@ -129,3 +134,4 @@ def _warm(found: Steps) -> None:
     times = (1, np.zeros(1), 0.0)
     found.take_packets(r, one, np.zeros((1, 1_500), np.uint8), one.copy(), times, g711.DECODE, one.copy())
     found.pull_rows(r, one, 1, np.zeros((1, LARGEST_FRAME), np.int16), one.copy())
+    found.store(r, 0, 0, np.zeros(1, np.int16))

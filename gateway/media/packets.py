@@ -13,7 +13,7 @@ import numpy as np
 from engine.api import EngineError, Pcm
 from engine.opus import OpusDecoder, packet_samples
 from gateway.media import columns as c
-from gateway.media.jitter import store
+from gateway.media.linked import Store
 from gateway.media.rows import I16, ReceiveRows
 
 MOST_PENDING = 64
@@ -79,8 +79,8 @@ class OpusRow:
 class PacketDecoder:
     """The packets of one row on their way into its ring."""
 
-    def __init__(self, r: ReceiveRows, row: int, decoder: RowDecoder) -> None:
-        self._r, self._row, self._decoder = r, row, decoder
+    def __init__(self, r: ReceiveRows, row: int, decoder: RowDecoder, store: Store) -> None:
+        self._r, self._row, self._decoder, self._store = r, row, decoder, store
         self._pending: dict[int, bytes] = {}
         self._end: int | None = None
         """Up to where the ring was filled."""
@@ -119,7 +119,7 @@ class PacketDecoder:
                 self._r.n[self._row, c.MALFORMED] += 1
                 self._end += self._decoder.samples(payload)
                 continue
-            store(self._r, self._row, self._end, pcm)
+            self._store(self._r, self._row, self._end, pcm)
             self._end += len(pcm)
         for start in [s for s in self._pending if self._end is not None and s < self._end]:
             del self._pending[start]
@@ -159,7 +159,7 @@ class PacketDecoder:
         except EngineError:
             return
         if pcm is not None:
-            store(self._r, self._row, first - gap, _int16(pcm[len(pcm) - gap :]))
+            self._store(self._r, self._row, first - gap, _int16(pcm[len(pcm) - gap :]))
             self._r.n[self._row, c.RECOVERED] += gap
 
     def _invent(self, count: int) -> None:

@@ -218,11 +218,12 @@ class MediaProcesses(MediaFace):
         if known is not None and known.call == moved.call:
             known.remote, known.latched = moved.remote, moved.latched
 
-    def _pass_on(self, packets: list[tuple[int, OpusPacket]]) -> None:
+    def _pass_on(self, packets: list[tuple[int, bytes, int, bool]]) -> None:
         by_sender: dict[SendOpus, list[tuple[int, OpusPacket]]] = {}
-        for row, packet in packets:
+        for row, payload, timestamp, marker in packets:
             known = self._open.get(row)
             if known is not None and known.send is not None:
+                packet = OpusPacket(payload, timestamp, marker)
                 by_sender.setdefault(known.send, []).append((row, packet))
         for send, theirs in by_sender.items():
             send(theirs)

@@ -113,7 +113,7 @@ class Receiver:
         self._decoders.pop(row, None)
         if kind == PACKETS:
             decoder: RowDecoder = OpusRow() if rate == OPUS_RATE else G722Decoder()
-            self._decoders[row] = PacketDecoder(self.r, row, decoder)
+            self._decoders[row] = PacketDecoder(self.r, row, decoder, self._steps.store)
 
     def _configure(self, row: int, kind: int, rate: int, clock: int) -> None:
         configure(self.r, row, kind, rate, clock, self._limit_ms)
@@ -126,7 +126,7 @@ class Receiver:
         self.last_packet[row] = now
         self.ports[row] = port
         decoder: RowDecoder = OpusRow()
-        self._decoders[row] = PacketDecoder(self.r, row, decoder)
+        self._decoders[row] = PacketDecoder(self.r, row, decoder, self._steps.store)
 
     def close(self, row: int) -> None:
         for table in (self.latches, self.ports, self._keys, self._decoders):

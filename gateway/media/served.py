@@ -13,6 +13,7 @@ import signal
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from gateway.config import LogSettings
 from gateway.duplex import DuplexEvent
@@ -53,9 +54,8 @@ class Ready:
     """All is compiled; ticks follow."""
 
 
-@dataclass(frozen=True, slots=True)
-class Packet:
-    """A decrypted packet for a WebRTC row."""
+class Packet(NamedTuple):
+    """A decrypted packet for a WebRTC row. Many: a tuple is quicker told than a dataclass."""
 
     row: int
     call: int
@@ -78,7 +78,8 @@ class Told:
 
     events: list[MediaEvent] = field(default_factory=list)
     duplex: list[tuple[int, DuplexEvent]] = field(default_factory=list)
-    packets: list[tuple[int, OpusPacket]] = field(default_factory=list)
+    packets: list[tuple[int, bytes, int, bool]] = field(default_factory=list)
+    """Row, and the fields of its OpusPacket."""
     moved: list[Moved] = field(default_factory=list)
 
     def __bool__(self) -> bool:
@@ -137,7 +138,8 @@ class ServedPlane(MediaPlane):
     def _send(self, packets: list[tuple[int, OpusPacket]], /) -> None:
         """At the start of a tick, so that the work of the tick delays nothing."""
         if self._pipe.waiting < MOST_WAITING:
-            self._tell(Told(packets=packets))
+            plain = [(row, packet.payload, packet.timestamp, packet.marker) for row, packet in packets]
+            self._tell(Told(packets=plain))
 
     def _asked(self) -> Iterable[Asked]:
         try:
