@@ -26,6 +26,25 @@ from sip.via import Via, parse_via
 MAX_HEADERS = 256
 MAX_HEAD_BYTES = 32_768
 VERSION = "SIP/2.0"
+METHODS = frozenset(
+    [
+        "INVITE",
+        "ACK",
+        "CANCEL",
+        "BYE",
+        "OPTIONS",
+        "PRACK",
+        "UPDATE",
+        "INFO",
+        "REFER",
+        "NOTIFY",
+        "REGISTER",
+        "SUBSCRIBE",
+        "MESSAGE",
+        "PUBLISH",
+    ]
+)
+"""The registered ones."""
 _FOLD = re.compile(r"[ \t]*\r\n[ \t]+")
 _LONE = re.compile(r"\r(?!\n)|(?<!\r)\n")
 _REQUEST_LINE = re.compile(r"([A-Za-z0-9\-.!%*_+`'~]+) (\S+) (SIP/\d+\.\d+)\Z", re.I)
@@ -248,7 +267,8 @@ def check_message(message: Request | Response) -> None:
 
 def _check_request(request: Request) -> None:
     if request.cseq.method != request.method:
-        raise MalformedHeader("CSeq method differs from the request's")
+        code = 400 if request.method in METHODS else 501  # of a method yet to come we know nothing
+        raise MalformedHeader("CSeq method differs from the request's", code)
     if not request.uri or request.uri.startswith("<"):
         raise MalformedHeader("bad Request-URI")
     for name in ("max-forwards", "content-type", "expires"):

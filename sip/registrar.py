@@ -63,9 +63,7 @@ class Registrar:
     def answer(self, request: Request, source: Destination, now: float) -> Response:
         """Take a REGISTER. All of it takes effect or none (§10.3 step 7)."""
         try:
-            user = parse_uri(request.to.uri).user_text
-            if not user:
-                raise Rejected("no user", 404)
+            user = _registered_user(request)
             if _credential_user(request) not in (None, user):
                 raise Rejected("another user's credentials", 403)
             kept = self._updated(user, request, source, now)
@@ -108,6 +106,17 @@ class Registrar:
             if expires:
                 kept.insert(0, _bound(uri, request, source, now + expires))
         return kept[:MAX_CONTACTS]
+
+
+def _registered_user(request: Request) -> str:
+    """Raises Rejected: To must hold a SIP address (RFC 4475 §3.3.4), and one with a user."""
+    try:
+        user = parse_uri(request.to.uri).user_text
+    except PeerError as error:
+        raise Rejected("To is no SIP address", 400) from error
+    if not user:
+        raise Rejected("no user", 404)
+    return user
 
 
 def _credential_user(request: Request) -> str | None:
