@@ -26,24 +26,10 @@ from sip.via import Via, parse_via
 MAX_HEADERS = 256
 MAX_HEAD_BYTES = 32_768
 VERSION = "SIP/2.0"
-METHODS = frozenset(
-    [
-        "INVITE",
-        "ACK",
-        "CANCEL",
-        "BYE",
-        "OPTIONS",
-        "PRACK",
-        "UPDATE",
-        "INFO",
-        "REFER",
-        "NOTIFY",
-        "REGISTER",
-        "SUBSCRIBE",
-        "MESSAGE",
-        "PUBLISH",
-    ]
-)
+METHODS = frozenset({
+    "INVITE", "ACK", "CANCEL", "BYE", "OPTIONS", "PRACK", "UPDATE", "INFO", "REFER", "NOTIFY", "REGISTER",
+    "SUBSCRIBE", "MESSAGE", "PUBLISH",
+})  # fmt: skip
 """The registered ones."""
 _FOLD = re.compile(r"[ \t]*\r\n[ \t]+")
 _LONE = re.compile(r"\r(?!\n)|(?<!\r)\n")
