@@ -31,6 +31,8 @@ SENTENCE_S = 5.0
 PAUSE_S = 0.4
 """So long a silence ends a sentence."""
 LOOK_S = 0.04
+REPLACED_S = 1.0
+"""How long the far end of an attended transfer may take to end the call that was replaced."""
 SPEECH_DBFS = -45.0
 BLOCK = 480
 MAX_DIGITS = 64
@@ -95,6 +97,11 @@ class CallControl:
         if call is other:
             raise WrongCall("a call cannot be transferred to itself")
         await self._transfer(call, leg, lambda: leg.transfer_to_call(other_leg))
+        try:
+            async with asyncio.timeout(REPLACED_S):
+                await other.ended.wait()
+        except TimeoutError:  # a phone that knows no Replaces has two calls now (RFC 5589 §7.3)
+            await other.end("gateway", "transferred")
 
     async def hold(self, call: Call) -> None:
         """Neither side hears the other until resume(). Raises WrongCall, ControlFailed."""

@@ -5,6 +5,10 @@ missing() {
     command -v baresip >/dev/null 2>&1 || echo baresip-core
     command -v sipp >/dev/null 2>&1 || echo sip-tester
     command -v kamailio >/dev/null 2>&1 || [ -x /usr/sbin/kamailio ] || echo kamailio
+    [ -n "$(ls /usr/lib/*/kamailio/modules/tls.so /usr/lib/kamailio/modules/tls.so 2>/dev/null)" ] ||
+        echo kamailio-tls-modules
+    command -v linphonec >/dev/null 2>&1 || echo linphone-cli
+    command -v tshark >/dev/null 2>&1 || echo tshark
     command -v chromium >/dev/null 2>&1 || command -v google-chrome >/dev/null 2>&1 || echo chromium
 }
 

@@ -78,7 +78,14 @@ def free_udp_port() -> int:
 class Program:
     """A child process whose output is read as it comes."""
 
-    def __init__(self, command: list[str], cwd: Path, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        command: list[str],
+        cwd: Path,
+        environment: dict[str, str] | None = None,
+        commands: int = subprocess.DEVNULL,
+    ) -> None:
+        """`commands` is its standard input: nothing, or PIPE for a program that is told things there."""
         self.name = Path(command[0]).name
         self._text = ""
         self._changed = threading.Condition()
@@ -86,7 +93,7 @@ class Program:
             command,
             cwd=cwd,
             env=environment,
-            stdin=subprocess.DEVNULL,
+            stdin=commands,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from engine.rows import AudioRows
+from gateway.call import Call
 from gateway.call_events import KeyPressed, OrderGiven, StateChanged
 from gateway.caps import BadNumber, CallCaps, CapLimits, Capped, parse_called
 from gateway.config_phone import AccountSettings, TrunkSettings
@@ -97,13 +98,38 @@ def test_silence_is_told_from_speech_in_the_last_four_hundred_milliseconds() -> 
     assert agent_silent(rows, 0)
 
 
-async def test_two_live_calls_are_joined_by_an_attended_transfer(house: House) -> None:
+async def two_calls(house: House) -> list[Call]:
     calls = []
     for number in range(2):
         house.phone_says(request(call_id=f"call-{number}", branch=f"z9hG4bK-{number}"))
         await house.settle()
         house.phone_says(ack(house.final(), call_id=f"call-{number}"))
         calls.append(list(house.switchboard.calls.values())[number])
+    return calls
+
+
+async def test_a_call_that_its_phone_does_not_replace_is_ended_once_the_transfer_is_done(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.control.REPLACED_S", 0.05)
+    calls = await two_calls(house)
+    doing = asyncio.ensure_future(control_of(house).transfer_to_call(*calls))
+    sent = await until_sent(house, "REFER")
+    house.phone_says(respond(sent, 202, tag="caller"))
+    state = "Event: refer\r\nSubscription-State: terminated;reason=noresource\r\n"
+    notify = request(
+        "NOTIFY", branch="z9hG4bK-n", call_id="call-0", to_tag=sent.from_.tag or "", cseq=2, extra=state
+    )
+    fragment = b"SIP/2.0 200 OK\r\n"
+    notify = notify.replace(b"Content-Length: 0", b"Content-Type: message/sipfrag\r\nContent-Length: 16")
+    house.phone_says(notify + fragment)
+    await until(doing.done)
+    assert doing.exception() is None
+    assert all(call.ended.is_set() for call in calls) and calls[1].end_reason == "transferred"
+
+
+async def test_two_live_calls_are_joined_by_an_attended_transfer(house: House) -> None:
+    calls = await two_calls(house)
     control = control_of(house)
     doing = asyncio.ensure_future(control.transfer_to_call(*calls))
     sent = await until_sent(house, "REFER")
