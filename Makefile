@@ -2,6 +2,7 @@
 # make test    the whole suite: unit, then slow, then calls with real programs
 # make unit    the quick part of it
 # make check   ruff and mypy
+# make fuzz    atheris on every parser and the user agent, FUZZ_SECONDS (20) each
 # make bench   every bench, briefly; one of them: make bench BENCH=bench/NAME.py ARGS=
 #
 # PYTHON chooses the interpreter (3.11 to 3.13), VENV the folder, CONFIG the configuration of `run`.
@@ -13,9 +14,10 @@ BENCH ?= $(shell grep -ls '__main__' bench/*.py)
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+ATHERIS := atheris>=3,<4
 ORACLE := moshi==0.2.13 einops sphn
 
-.PHONY: run test unit peers check bench clean help
+.PHONY: run test unit peers check fuzz bench clean help
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.ready-to-run
@@ -35,12 +37,16 @@ check: $(VENV)/.ready-to-test
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m mypy
 
+fuzz: $(VENV)/.ready-to-test
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(PIP) install --quiet '$(ATHERIS)'
+	@FUZZ_SECONDS=$${FUZZ_SECONDS:-20} $(BIN)/python -m fuzz $(ARGS)
+
 bench: ARGS ?= --quick
 bench: $(VENV)/.ready-to-test
 	@for bench in $(BENCH); do echo "== $$bench $(ARGS)"; $(BIN)/python $$bench $(ARGS) || exit 1; done
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .numba_cache
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .numba_cache .fuzz
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile

@@ -43,7 +43,6 @@ class _Source:
     strange: float
     at: float
     failures: int = 0
-    banned_until: float = 0.0
 
 
 class Gate:
@@ -66,6 +65,8 @@ class Gate:
             if trunk.credentials is not None
         }
         self._sources: OrderedDict[str, _Source] = OrderedDict()
+        self._banned: OrderedDict[str, float] = OrderedDict()
+        """Until when; apart from the rest, so that a flood from many addresses lifts no ban."""
         self._by_address: OrderedDict[str, str | None] = OrderedDict()
         self._counts: OrderedDict[str, int] = OrderedDict()
 
@@ -92,11 +93,17 @@ class Gate:
         """Before parsing: False drops the bytes. Trunks are never limited or banned."""
         if self.trunk_of(host) is not None:
             return True
+        if self.bans(host, now):
+            return False
         source = self._source(host, now)
-        if source.banned_until > now or source.tokens < 1:
+        if source.tokens < 1:
             return False
         source.tokens -= 1
         return True
+
+    def bans(self, host: str, now: float) -> bool:
+        """Nothing of this address is looked at, for now."""
+        return bool(self._banned) and self._banned.get(_site_of(host), now) > now
 
     def is_open_to(self, host: str) -> bool:
         """A source that is let in without a question: it may learn what was wrong with its bytes."""
@@ -104,6 +111,7 @@ class Gate:
 
     def _source(self, host: str, now: float) -> _Source:
         access = self._access
+        host = _site_of(host)
         source = self._sources.pop(host, None)
         if source is None:
             source = _Source(access.flood_burst, access.stranger_burst, now)
@@ -146,7 +154,8 @@ class Gate:
                 raise Blocked("a scanner's question")  # only who would call learns that we are here
             raise self._challenge(host, now)
         outcome, trunk = self._judge(header, request, host, now)
-        if outcome == "wrong":
+        if outcome == "wrong" and self._is_ours(nonce_in(header), host):
+            # Who shows our nonce has got our answer: nobody is banned for what was sent in his name.
             self._note_failure(host, now)
         if outcome != "right":
             raise self._challenge(host, now, stale=outcome == "stale")
@@ -165,7 +174,8 @@ class Gate:
             count = int(digest["nc"], 16)
         except (PeerError, KeyError, ValueError):
             return "wrong", ""
-        if algorithm.lower() not in ALGORITHMS or digest.get("realm") != self._access.realm:
+        offered = {name.lower() for name in self._access.algorithms} & ALGORITHMS.keys()
+        if algorithm.lower() not in offered or digest.get("realm") != self._access.realm:
             return "wrong", ""
         password, trunk = self._users.get(name, ("no such user", ""))
         challenge = Challenge(self._access.realm, nonce, None, algorithm, digest.get("qop", "auth"))
@@ -182,8 +192,13 @@ class Gate:
     def _note_failure(self, host: str, now: float) -> None:
         source = self._source(host, now)
         source.failures += 1
-        if source.failures >= self._access.failures_before_ban:
-            source.failures, source.banned_until = 0, now + self._access.ban_s
+        if source.failures < self._access.failures_before_ban:
+            return
+        source.failures = 0
+        self._banned.pop(_site_of(host), None)
+        self._banned[_site_of(host)] = now + self._access.ban_s
+        if len(self._banned) > MAX_SOURCES:
+            self._banned.popitem(last=False)
 
     # Nonces carry their own time and need no memory; only their use is counted.
 
@@ -201,13 +216,19 @@ class Gate:
         )
 
     def _sign(self, stamp: str, host: str) -> str:
-        seal = hmac.new(self._secret, f"{stamp}|{host}".encode(), hashlib.sha256).hexdigest()[:32]
+        seal = hmac.new(
+            self._secret, f"{stamp}|{host}".encode("utf-8", "surrogateescape"), hashlib.sha256
+        ).hexdigest()[:32]
         return f"{stamp}.{seal}"
 
+    def _is_ours(self, nonce: str, host: str) -> bool:
+        """We gave this nonce to this address, however long ago."""
+        return equal_digests(self._sign(nonce.partition(".")[0], host), nonce)
+
     def _nonce_is_good(self, nonce: str, host: str, now: float) -> bool:
-        stamp, _, _ = nonce.partition(".")
-        if not equal_digests(self._sign(stamp, host), nonce):
+        if not self._is_ours(nonce, host):
             return False
+        stamp = nonce.partition(".")[0]
         return 0 <= now - int(stamp.partition("-")[0], 16) / 1_000 + 0.001 <= NONCE_S
 
     def _count_is_new(self, nonce: str, count: int) -> bool:
@@ -228,3 +249,24 @@ def _same_host(claimed: str, asked: str) -> bool:
         return parse_uri(claimed).host.lower() == parse_uri(asked).host.lower()
     except PeerError:
         return False
+
+
+def nonce_in(header: str) -> str:
+    """The nonce of an Authorization header; "" where it cannot be read."""
+    try:
+        return parse_digest(header).get("nonce", "")
+    except PeerError:
+        return ""
+
+
+def _site_of(host: str) -> str:
+    """Who is counted as one: an IPv4 address, or an IPv6 network of 64 bits, which one attacker has whole."""
+    if ":" not in host:
+        return host
+    try:
+        address = ipaddress.IPv6Address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return f"{address.packed[:8].hex()}/64"

@@ -22,7 +22,14 @@ class StreamFramer:
         self._limit = max_message_bytes
         self._buffer = bytearray()
         self._searched = 0
+        self._whole: int | None = None
+        """How long the message at the front is, once its headers are all here: read once, not by the byte."""
         self.pings = 0
+
+    @property
+    def inside(self) -> bool:
+        """A message has begun and is not complete."""
+        return bool(self._buffer)
 
     def feed(self, data: bytes) -> list[bytes]:
         """Raises BrokenStream; the messages before the break are lost with it."""
@@ -37,7 +44,17 @@ class StreamFramer:
         return pings
 
     def _next(self) -> bytes | None:
-        self._skip_keepalives()
+        if self._whole is None:
+            self._skip_keepalives()
+            self._whole = self._measure()
+        if self._whole is None or len(self._buffer) < self._whole:
+            return None
+        message = bytes(self._buffer[: self._whole])
+        del self._buffer[: self._whole]
+        self._searched, self._whole = 0, None
+        return message
+
+    def _measure(self) -> int | None:
         end = self._buffer.find(_END, max(0, self._searched - 3))
         if end < 0:
             self._searched = len(self._buffer)
@@ -47,13 +64,7 @@ class StreamFramer:
         whole = end + 4 + self._body_length(bytes(self._buffer[: end + 2]))
         if whole > self._limit:
             raise BrokenStream("message too long", 513)
-        self._searched = end
-        if len(self._buffer) < whole:
-            return None
-        message = bytes(self._buffer[:whole])
-        del self._buffer[:whole]
-        self._searched = 0
-        return message
+        return whole
 
     def _skip_keepalives(self) -> None:
         while self._buffer[:2] == b"\r\n":

@@ -5,6 +5,8 @@ A request that survives goes to its dialog, or becomes a new call.
 
 from __future__ import annotations
 
+import hashlib
+
 from sip.access import Blocked, Denied, Gate
 from sip.bodies import SDP
 from sip.call import SipCall
@@ -48,8 +50,8 @@ class Reception:
         self.core = core
         self.calls = calls
         self.registrar = Registrar(core)
-        secret = core.rng.getrandbits(256).to_bytes(32, "big")
-        self._gate = Gate(core.settings.access, secret, core.settings.registrar)
+        self._secret = core.rng.getrandbits(256).to_bytes(32, "big")
+        self._gate = Gate(core.settings.access, self._secret, core.settings.registrar)
 
     def receive(self, data: bytes, addr: Address, now: float, transport: Transport) -> None:
         """Never raises for what `data` holds."""
@@ -168,9 +170,7 @@ class Reception:
             self.core.counters.blocked += 1
             return
         except Denied as denied:
-            challenges = tuple(("WWW-Authenticate", value) for value in denied.challenges)
-            transaction = self.core.start_server(key, request, destination)
-            self._refuse(transaction, denied.code, now, challenges, named=False)
+            self._turn_away(request, denied, destination)
             return
         transaction = self.core.start_server(key, request, destination)
         if not self._passes(transaction, request, now):
@@ -187,6 +187,18 @@ class Reception:
             transaction.respond(response, now)
         else:
             self._refuse(transaction, 603 if request.method == "REFER" else 481, now)
+
+    def _turn_away(self, request: Request, denied: Denied, destination: Destination) -> None:
+        """Refuse a stranger without a transaction (§8.2.7): a flood from made-up addresses fills no memory,
+        and what bears somebody else's address is answered to him once, not eleven times."""
+        words = f"{request.call_id}|{request.via.branch}".encode("utf-8", "surrogateescape")
+        tag = hashlib.blake2b(words, digest_size=8, key=self._secret).hexdigest()
+        response = reply(request, denied.code, tag)  # unnamed: strangers need not know whose software this is
+        for value in denied.challenges:
+            response.headers.add("WWW-Authenticate", value)
+        self.core.counters.rejected += 1
+        self.core.counters.responded(request.method, denied.code)
+        self.core.send(response.to_bytes(), destination)
 
     def _passes(self, transaction: ServerTransaction, request: Request, now: float) -> bool:
         try:
@@ -292,15 +304,12 @@ class Reception:
         code: int,
         now: float,
         headers: tuple[tuple[str, str], ...] = (),
-        *,
-        named: bool = True,
     ) -> None:
         self.core.counters.rejected += 1
         response = reply(transaction.request, code, self.core.token())
         for name, value in headers:
             response.headers.add(name, value)
-        if named:  # strangers need not know whose software this is
-            self.core.own(response)
+        self.core.own(response)
         transaction.respond(response, now)
 
 

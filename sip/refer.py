@@ -31,7 +31,8 @@ def replaces_of(dialog: Dialog) -> str:
 
 def attended_target(dialog: Dialog) -> str:
     """A Refer-To URI that takes over another call of ours."""
-    return f"{dialog.target}?Replaces={quote(replaces_of(dialog), safe='')}"
+    value = quote(replaces_of(dialog), safe="", errors="surrogateescape")
+    return f"{dialog.target}?Replaces={value}"
 
 
 class Referral:
@@ -141,6 +142,6 @@ def parse_refer_to(request: Request) -> tuple[str, str | None]:
 def report(call: SipCall, code: int, reason: str, now: float) -> None:
     """Tell the peer who sent REFER how its transfer goes: NOTIFY with a sipfrag (RFC 3515 §2.4.4)."""
     state = "active;expires=60" if code < 200 else "terminated;reason=noresource"
-    fragment = f"SIP/2.0 {code} {reason}\r\n".encode()
+    fragment = f"SIP/2.0 {code} {reason}\r\n".encode("utf-8", "replace")
     headers = (("Event", "refer"), ("Subscription-State", state))
     call.send("NOTIFY", Unheard(), now, headers, ("message/sipfrag;version=2.0", fragment))

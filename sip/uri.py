@@ -65,7 +65,8 @@ class Uri:
     @property
     def user_text(self) -> str:
         """The user part with %-escapes undone; undecodable bytes are replaced."""
-        return unquote_to_bytes(self.user or "").decode("utf-8", "replace")
+        raw = (self.user or "").encode("utf-8", "surrogateescape")
+        return unquote_to_bytes(raw).decode("utf-8", "replace")
 
     def param(self, name: str) -> str | None:
         """A parameter's value, "" for one without a value, None when absent; names ignore case."""
