@@ -19,6 +19,8 @@ from sip.uri import parse_uri
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 MAX_SOURCES = 10_000
 """Addresses remembered at once; the one heard least recently goes."""
+MAX_STREAMS_EACH = 50
+"""TCP and TLS connections of one address that is no trunk's."""
 MAX_NONCES = 10_000
 NONCE_S = 120.0
 
@@ -103,7 +105,13 @@ class Gate:
 
     def bans(self, host: str, now: float) -> bool:
         """Nothing of this address is looked at, for now."""
-        return bool(self._banned) and self._banned.get(_site_of(host), now) > now
+        return bool(self._banned) and self._banned.get(site_of(host), now) > now
+
+    def streams_allowed(self, host: str, now: float) -> int | None:
+        """How many connections an address may hold at once; None for as many as a trunk likes."""
+        if self.trunk_of(host) is not None:
+            return None
+        return 0 if self.bans(host, now) else MAX_STREAMS_EACH
 
     def is_open_to(self, host: str) -> bool:
         """A source that is let in without a question: it may learn what was wrong with its bytes."""
@@ -111,7 +119,7 @@ class Gate:
 
     def _source(self, host: str, now: float) -> _Source:
         access = self._access
-        host = _site_of(host)
+        host = site_of(host)
         source = self._sources.pop(host, None)
         if source is None:
             source = _Source(access.flood_burst, access.stranger_burst, now)
@@ -195,8 +203,8 @@ class Gate:
         if source.failures < self._access.failures_before_ban:
             return
         source.failures = 0
-        self._banned.pop(_site_of(host), None)
-        self._banned[_site_of(host)] = now + self._access.ban_s
+        self._banned.pop(site_of(host), None)
+        self._banned[site_of(host)] = now + self._access.ban_s
         if len(self._banned) > MAX_SOURCES:
             self._banned.popitem(last=False)
 
@@ -259,7 +267,7 @@ def nonce_in(header: str) -> str:
         return ""
 
 
-def _site_of(host: str) -> str:
+def site_of(host: str) -> str:
     """Who is counted as one: an IPv4 address, or an IPv6 network of 64 bits, which one attacker has whole."""
     if ":" not in host:
         return host

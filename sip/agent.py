@@ -74,6 +74,10 @@ class UserAgent:
         """One datagram, or one framed message of a stream. Never raises for what `data` holds."""
         self._reception.receive(data, addr, now, transport)
 
+    def streams_allowed(self, host: str, now: float) -> int | None:
+        """How many TCP and TLS connections an address may hold open to us; None: any number."""
+        return self._reception.streams_allowed(host, now)
+
     def send_failed(self, destination: Destination, now: float) -> None:
         """The shell could not send to, or lost its connection with, a destination (RFC 3261 §18.4)."""
         self._core.counters.send_failures += 1

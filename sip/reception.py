@@ -53,6 +53,9 @@ class Reception:
         self._secret = core.rng.getrandbits(256).to_bytes(32, "big")
         self._gate = Gate(core.settings.access, self._secret, core.settings.registrar)
 
+    def streams_allowed(self, host: str, now: float) -> int | None:
+        return self._gate.streams_allowed(host, now)
+
     def receive(self, data: bytes, addr: Address, now: float, transport: Transport) -> None:
         """Never raises for what `data` holds."""
         counters = self.core.counters
