@@ -19,6 +19,8 @@ from sip.uri import parse_uri
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 MAX_SOURCES = 10_000
 """Addresses remembered at once; the one heard least recently goes."""
+CHARGED_BYTES = 2_000
+"""A longer message costs its sender more of his allowance, as it costs us more time."""
 MAX_STREAMS_EACH = 50
 """TCP and TLS connections of one address that is no trunk's."""
 MAX_NONCES = 10_000
@@ -91,16 +93,18 @@ class Gate:
         address = mapped if mapped is not None else address
         return next((name for network, name in self._trunks if address in network), None)
 
-    def admits(self, host: str, now: float) -> bool:
-        """Before parsing: False drops the bytes. Trunks are never limited or banned."""
+    def admits(self, host: str, now: float, size: int = 0) -> bool:
+        """Before parsing: False drops the bytes, `size` of them, which count as a message each CHARGED_BYTES.
+        Trunks are never limited or banned."""
         if self.trunk_of(host) is not None:
             return True
         if self.bans(host, now):
             return False
         source = self._source(host, now)
-        if source.tokens < 1:
+        price = 1 + size // CHARGED_BYTES
+        if source.tokens < price:
             return False
-        source.tokens -= 1
+        source.tokens -= price
         return True
 
     def bans(self, host: str, now: float) -> bool:

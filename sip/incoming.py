@@ -87,8 +87,12 @@ class IncomingCall(SipCall):
         self._end("us", code, reason)
 
     def hang_up(self, now: float, reason: str) -> None:
+        headers = (("Reason", reason),) if reason else ()
         if self.state == "offered":
-            self.refuse(480, now, headers=(("Reason", reason),) if reason else ())
+            self.refuse(480, now, headers=headers)
+        elif self.state == "accepted" and not self._invite.answered:
+            self._finish(480, now, headers=headers)  # the 200 was waiting for a PRACK
+            self._end("us", 480, reason)
         elif self.state == "accepted":
             self._bye_wanted = reason  # a callee may not send BYE before the ACK (§15)
             self.end("us", 200, reason)
@@ -136,8 +140,8 @@ class IncomingCall(SipCall):
     # What comes in
 
     def on_cancel(self, cancel: Request, now: float) -> None:
-        """The caller gave up; after our 200 it has no effect (§9.2)."""
-        if self.state != "offered":
+        """The caller gave up; after our 200 it has no effect (§9.2), and is not passed on to here."""
+        if self._invite.answered:
             return
         self._finish(487, now)
         reason = cancel.headers.get("reason") or ""
@@ -145,7 +149,7 @@ class IncomingCall(SipCall):
         self._end("peer", 487, reason)
 
     def on_bye(self, request: Request, now: float) -> None:
-        if self.state == "offered":
+        if not self._invite.answered:
             self._finish(487, now)
         if self.ack_wait is not None:
             self.ack_wait.stop()

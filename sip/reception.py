@@ -60,7 +60,7 @@ class Reception:
         """Never raises for what `data` holds."""
         counters = self.core.counters
         counters.received += 1
-        if not self._gate.admits(addr[0], now):
+        if not self._gate.admits(addr[0], now, len(data)):
             counters.blocked += 1
             return
         if not data.strip(b"\r\n\0"):

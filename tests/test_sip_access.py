@@ -193,6 +193,12 @@ def test_a_flood_is_dropped_unparsed_and_the_allowance_comes_back() -> None:
     assert peer.agent.one(CallOffered)
 
 
+def test_long_messages_use_up_more_of_the_allowance() -> None:
+    gate = Gate(Access(flood_per_s=10), bytes(32))
+    assert sum(gate.admits("192.0.2.1", 0.0, 30_000) for _ in range(20)) == 1
+    assert sum(gate.admits("192.0.2.2", 0.0, 900) for _ in range(40)) == 20
+
+
 def test_the_memory_of_addresses_and_requests_is_bounded() -> None:
     gate = Gate(Access(open=False), bytes(32))
     for number in range(12_000):

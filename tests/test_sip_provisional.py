@@ -148,3 +148,24 @@ def test_two_agents_exchange_early_media_reliably_under_loss() -> None:
     wire.run(10)
     assert a.one(EarlyMediaStarted).media == a.one(CallAnswered).media
     assert a.one(CallRinging).code == 183 and b.one(CallConfirmed)
+
+
+@pytest.mark.parametrize("ending", ["hang up", "cancel", "bye", "silence"])
+def test_a_call_that_ends_while_its_200_waits_for_a_prack_is_answered_all_the_same(ending: str) -> None:
+    """Found by a fuzzer: the INVITE had stayed unanswered for ever."""
+    peer, call = offered("Require: 100rel\r\n")
+    peer.agent.ua.ring(call, peer.now)
+    tag = peer.response().to.tag or ""
+    peer.agent.ua.accept(call, OURS, peer.now)
+    if ending == "hang up":
+        peer.agent.ua.hang_up(call, peer.now)
+    elif ending == "cancel":
+        peer.deliver(request("CANCEL"))
+    elif ending == "bye":
+        peer.deliver(request("BYE", branch="z9hG4bK-bye", to_tag=tag, cseq=2))
+    peer.wait(33)
+    finals = {m.code for m in peer.take() if isinstance(m, Response) and m.cseq.method == "INVITE"} - {180}
+    assert finals == {{"hang up": 480, "cancel": 487, "bye": 487, "silence": 504}[ending]}
+    assert peer.agent.one(CallEnded).call == call
+    peer.wait(100)
+    assert not peer.agent.ua._core.servers
