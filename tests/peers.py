@@ -28,6 +28,10 @@ ECHO = {"MG_ENGINE__KIND": "echo", "MG_ENGINE__ECHO_DELAY_S": "0", "MG_ENGINE__G
 """What comes in goes out at the next frame: the engine of the latency figures."""
 
 
+Skipped = pytest.skip.Exception
+"""Raised by need(): for those who ask outside of a test."""
+
+
 def need(program: str, package: str) -> str:
     """The program's path; skips the test that asks where it is not installed."""
     path = shutil.which(program)
