@@ -61,6 +61,24 @@ def test_a_port_that_another_program_holds_is_passed_over() -> None:
     other.close()
 
 
+def test_the_port_above_is_taken_for_rtcp_and_a_pair_half_taken_is_passed_over() -> None:
+    first, last = free_even_range(2)
+    other = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    other.bind(("127.0.0.1", first + 1))
+    rtp, rtcp = RtpPorts("127.0.0.1", first, last).take_pair(0.0)
+    assert rtcp is not None
+    assert (rtp.getsockname()[1], rtcp.getsockname()[1]) == (first + 2, first + 3)
+    for sock in (rtp, rtcp, other):
+        sock.close()
+
+
+def test_ports_of_the_system_s_choice_come_in_pairs_too() -> None:
+    rtp, rtcp = RtpPorts("127.0.0.1").take_pair(0.0)
+    assert rtcp is not None and rtcp.getsockname()[1] == rtp.getsockname()[1] + 1
+    rtp.close()
+    rtcp.close()
+
+
 def test_an_empty_range_is_refused() -> None:
     with pytest.raises(ValueError, match="5000-4000"):
         RtpPorts("127.0.0.1", 5000, 4000)

@@ -20,6 +20,11 @@ class OpenRtp(Command):
 
 
 @dataclass(frozen=True, slots=True)
+class OpenRtcp(Command):
+    """Reports have a socket of their own, which comes with this."""
+
+
+@dataclass(frozen=True, slots=True)
 class ChangeRtp(Command):
     media: RtpMedia
 

@@ -77,8 +77,11 @@ class MediaFace:
         self._events: deque[MediaEvent] = deque(maxlen=MOST_EVENTS)
         self._calls = 0
 
-    def open_rtp(self, row: int, sock: socket.socket, media: RtpMedia) -> int:
-        """Give a phone leg to a row: a bound, non-blocking UDP socket (the media path owns and closes it).
+    def open_rtp(
+        self, row: int, sock: socket.socket, media: RtpMedia, rtcp: socket.socket | None = None
+    ) -> int:
+        """Give a phone leg to a row: a bound, non-blocking UDP socket (the media path owns and closes it),
+        and a second one for its RTCP where that has a port of its own.
 
         The number returned stands in every event of this call. Packets are received, and comfort noise is
         sent, from the next tick; nothing is written to `rows.heard` before start().
@@ -87,6 +90,8 @@ class MediaFace:
         check_rtp(media)
         call = self._take(row, media)
         self._ask(ask.OpenRtp(row, call, media), sock)
+        if rtcp is not None:
+            self._ask(ask.OpenRtcp(row), rtcp)
         return call
 
     def change_rtp(self, row: int, media: RtpMedia) -> None:

@@ -242,7 +242,7 @@ class MediaProcesses(MediaFace):
             self._note(command.row, _Row(command.call, process, remote=command.media.remote))
             process.ask(command, thing)
             return
-        process.ask(command)
+        process.ask(command, thing if isinstance(thing, socket.socket) else None)
 
     def _open_port(self, row: int, call: int, media: OpusMedia, send: SendOpus) -> RemotePort:
         process = self._process_of(row)

@@ -79,8 +79,8 @@ def _values(audio: RowAudio, rows: Rows, n: I64) -> tuple[NDArray[Any], ...]:
         _decibels(audio.level_in[rows]),
         _decibels(audio.level_out[rows]),
         np.maximum(0.0, audio.now - receiver.last_packet[rows]),
-        audio.remote_loss[rows],
-        audio.round_trip_ms[rows],
+        audio.reports.remote_loss[rows],
+        audio.reports.round_trip_ms[rows],
     )
 
 

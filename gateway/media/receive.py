@@ -38,6 +38,8 @@ from gateway.media.udp_wire import Arrivals, UdpWire
 OPUS_RATE = 24_000
 FEC_WORTH = 0.01
 """Loss above which an Opus stream is held a packet longer, that FEC may come in time; a quarter ends it."""
+REBIND_S = 1.5
+"""A peer so long silent may come back from another address: a NAT between us forgot him."""
 RELIABLE_S = 0.003
 """A packet that came later than this before a tick is not relied on at that tick: the next may be later."""
 CODECS: dict[str, tuple[int, int, int]] = {
@@ -69,9 +71,12 @@ class Receiver:
         self.ports: dict[int, OpusPort] = {}
         self.on_key: Callable[[int, str, int], None] = lambda row, digit, ms: None
         self.on_latched: Callable[[int, Address], None] = lambda row, remote: None
+        self.on_reopened: Callable[[int, Address | None], None] = lambda row, remote: None
         self.on_report: Callable[[int, bytes], None] = lambda row, datagram: None
         self.last_packet = np.zeros(count, np.float64)
         """Seconds, of the last packet of any agreed kind."""
+        self._locked = np.zeros(count, np.bool_)
+        """Rows whose socket hears the latched peer alone."""
         self._limit_ms, self._min_delay_ms = limits_ms
         self._keys: dict[int, Keys] = {}
         self._pressed: set[int] = set()
@@ -98,6 +103,7 @@ class Receiver:
         self.latches[row].point(media.remote)
         self.latches[row].enabled = media.latch
         if not self.latches[row].latched:
+            self._locked[row] = False
             self.wire.disconnect(row)
         if codec_of(media)[:2] != (self.r.n[row, c.CODEC], self.r.n[row, c.RATE]):
             self._agree(row, media)
@@ -131,16 +137,18 @@ class Receiver:
     def close(self, row: int) -> None:
         for table in (self.latches, self.ports, self._keys, self._decoders):
             table.pop(row, None)
+        self._locked[row] = False
         self.wire.close(row)
 
     def collect(self, tick: int, now: float) -> None:
         """Take in all that came."""
         came = self.wire.receive(now)
         if len(came.rows):
-            came = self._admitted(came)
             if self.srtp:
                 came = self._decrypted(came)
+            came = self._admitted(came)
             self._take(came, tick, now)
+        self._reopen(now)
         for row, port in self.ports.items():
             for packet in port.take():
                 due = tick if now - packet.now >= RELIABLE_S else tick + 1
@@ -227,7 +235,20 @@ class Receiver:
         np.add.at(self.r.n[:, c.REJECTED], came.rows[~kept], 1)
         if kept.all():
             return came._replace(sizes=sizes)
-        return Arrivals(came.rows[kept], came.data[kept], sizes[kept], came.arrivals[kept], None)
+        sources = came.sources
+        if sources is not None:
+            sources = [source for source, keep in zip(sources, kept.tolist(), strict=True) if keep]
+        return Arrivals(came.rows[kept], came.data[kept], sizes[kept], came.arrivals[kept], sources)
+
+    def _reopen(self, now: float) -> None:
+        """Let peers who fell silent be heard from elsewhere; who it is the latch decides."""
+        for row in np.flatnonzero(self._locked & (now - self.last_packet >= REBIND_S)).tolist():
+            self._locked[row] = False
+            latch, n = self.latches[row], self.r.n[row]
+            if latch.enabled and n[c.SEEN]:
+                latch.reopen(int(n[c.SSRC]), int(n[c.TOP]))
+                self.wire.disconnect(row)
+                self.on_reopened(row, latch.remote)
 
     def adapt(self, row: int) -> None:
         """Once a second: a stream that loses packets is held one longer, for the next one's FEC."""
@@ -248,12 +269,12 @@ class Receiver:
     def _ask_latch(self, row: int, source: Address, datagram: bytes) -> list[bytes]:
         latch = self.latches[row]
         before = latch.latched
-        admitted = latch.admit(source, datagram)
+        admitted = latch.admit(source, datagram, authentic=bool(self.srtp.encrypted[row]))
         if admitted is None:
             self.r.n[row, c.REJECTED] += 1
             return []
         if latch.latched and not before:
-            self.wire.connect(row, source)
+            self._locked[row] = self.wire.connect(row, source)
             self.on_latched(row, source)
         return admitted
 

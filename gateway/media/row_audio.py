@@ -7,6 +7,7 @@ groups of equal rate; a group's arrays are made anew only when a call opens, cha
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Callable
 from typing import cast
 
@@ -40,12 +41,11 @@ from gateway.media.opus_port import OpusPort
 from gateway.media.playout import Playout
 from gateway.media.readings import readings, stats_of
 from gateway.media.receive import Receiver
-from gateway.media.reports import Heard, Reports, Sent
 from gateway.media.resample import Resampler
+from gateway.media.row_reports import RowReports
 from gateway.media.srtp_rows import SrtpRows
 from gateway.media.transmit import Transmitter
 from gateway.media.udp_wire import UdpWire
-from sip.rtp import MalformedRtp
 
 log = logging.getLogger(__name__)
 
@@ -77,8 +77,9 @@ class RowAudio:
         limits_ms = settings.max_delay_ms, settings.min_delay_ms
         self.receiver = Receiver(count, self.wire, self.srtp, found, limits_ms)
         self.receiver.on_key, self.receiver.on_latched = self._on_key, self._on_latched
-        self.receiver.on_report = self._on_report
+        self.receiver.on_reopened = self._on_reopened
         self.transmitter = Transmitter(count, self.wire, self.srtp, settings.opus_complexity)
+        self.reports = RowReports(count, self.receiver, self.transmitter, self.wire)
         self.playout = Playout(rows, settings.comfort_noise_dbfs, ledger)
         self.tick, self.now = 0, 0.0
         self._call = np.zeros(count, np.int64)
@@ -95,11 +96,8 @@ class RowAudio:
         self._up = {rate: Resampler(count, rate, WIDE) for rate in (8_000, 16_000, 48_000)}
         self._down = {rate: Resampler(count, WIDE, rate) for rate in (8_000, 16_000, 48_000)}
         self._groups: dict[int, Rows] | None = None
-        self._reports: dict[int, Reports] = {}
         self._srtp_keys: dict[int, SrtpKeys | None] = {}
-        self._report_to: dict[int, Address | None] = {}
-        self.remote_loss = np.zeros(count, np.float64)
-        self.round_trip_ms = np.zeros(count, np.float64)
+        self._latched_to: dict[int, Address] = {}
 
     def begin(self, now: float) -> None:
         """A tick is due at `now`: send what the last one prepared."""
@@ -108,6 +106,7 @@ class RowAudio:
 
     def run(self) -> None:
         """The rest of the tick, after what signalling asked was applied."""
+        self.reports.collect(self.now)
         self.receiver.collect(self.tick, self.now)
         if self.tick % TICKS_A_FRAME == 1:
             self.started |= self._waiting
@@ -119,7 +118,8 @@ class RowAudio:
         self._watch_packets()
         for row in range(self.tick % TICKS_A_SECOND, self.rows.count, TICKS_A_SECOND):
             if self._open[row]:
-                self._once_a_second(row)
+                self.receiver.adapt(row)
+                self.reports.send_due(row, self.tick, self.now)
 
     def apply(self, command: ask.Command, thing: object) -> None:
         """Do what signalling asked."""
@@ -129,6 +129,8 @@ class RowAudio:
                 self._open_row(command, thing)
             case _ if not self._open[row]:
                 return
+            case ask.OpenRtcp():
+                self.reports.open_port(row, cast(socket.socket, thing))
             case ask.ChangeRtp():
                 self._change(row, command.media)
             case ask.Start():
@@ -143,8 +145,7 @@ class RowAudio:
             case ask.Deafen():
                 self._deaf[row] = command.deaf
             case ask.NoteReport():
-                self.remote_loss[row], self.round_trip_ms[row] = command.remote_loss, command.round_trip_ms
-                self.transmitter.note_loss(row, command.remote_loss)
+                self.reports.note(row, command.remote_loss, command.round_trip_ms)
             case ask.SendDtmf():
                 self.transmitter.send_dtmf(row, command.digits, command.duration_ms)
 
@@ -158,11 +159,12 @@ class RowAudio:
             for resampler in table.values():
                 resampler.clear(row)
         self.playout.open(row)
+        self._latched_to.pop(row, None)
         if isinstance(command, ask.OpenRtp):
             self._open_rtp(row, command.media, thing)
         else:
             port, send = cast(tuple[OpusPort, SendOpus], thing)
-            self.remote_loss[row] = self.round_trip_ms[row] = 0.0
+            self.reports.open(row, None, self.now)
             self.receiver.open_opus(row, command.media, port, self.now)
             self.transmitter.open_opus(row, command.media, send)
         self._expects[row] = not isinstance(media, RtpMedia) or _must_send(media)
@@ -175,11 +177,8 @@ class RowAudio:
             self.emit(MediaFailed(*self._stamp(row), reason=f"socket: {error.strerror}"))
         self.receiver.open_rtp(row, media, self.now)
         self.transmitter.open_rtp(row, media)
-        self.remote_loss[row] = self.round_trip_ms[row] = 0.0
         self._secure(row, media)
-        if media.cname:
-            self._reports[row] = Reports(media.ssrc, media.cname, self.now)
-        self._report_to[row] = media.rtcp_remote
+        self.reports.open(row, media, self.now)
 
     def _secure(self, row: int, media: RtpMedia) -> None:
         self._srtp_keys[row] = media.srtp
@@ -188,7 +187,7 @@ class RowAudio:
     def _change(self, row: int, media: RtpMedia) -> None:
         if media.srtp != self._srtp_keys.get(row):
             self._secure(row, media)
-        self._report_to[row] = media.rtcp_remote
+        self.reports.change(row, media)
         rate = int(self.transmitter.rate[row])
         self.receiver.change_rtp(row, media)
         self.transmitter.change_rtp(row, media)
@@ -203,9 +202,7 @@ class RowAudio:
 
     def _close(self, row: int) -> None:
         final = self.stats(row)
-        reports = self._reports.pop(row, None)
-        if reports is not None and self.transmitter.packets_sent[row]:
-            self._send_report(row, reports.goodbye())
+        self.reports.close(row)
         self.srtp.set(row, None)
         self.receiver.close(row)
         self.transmitter.close(row)
@@ -227,6 +224,7 @@ class RowAudio:
 
     def close_all(self) -> None:
         self.wire.close_all()
+        self.reports.close_all()
 
     def _by_rate(self) -> dict[int, Rows]:
         if self._groups is None:
@@ -280,43 +278,12 @@ class RowAudio:
 
     def _on_latched(self, row: int, remote: Address) -> None:
         self.transmitter.point(row, remote, connected=True)
-        self.emit(Latched(*self._stamp(row), remote=remote))
+        if self._latched_to.get(row) != remote:
+            self._latched_to[row] = remote
+            self.emit(Latched(*self._stamp(row), remote=remote))
 
-    def _once_a_second(self, row: int) -> None:
-        self.receiver.adapt(row)
-        reports = self._reports.get(row)
-        if reports is None or not reports.due(self.now):
-            return
-        sender, n = self.transmitter, self.receiver.r.n[row]
-        stamp = sender.timestamp(row, self.tick)
-        sent = Sent(int(sender.packets_sent[row]), int(sender.octets_sent[row]), stamp)
-        heard = None
-        if n[c.SEEN]:
-            top, base = int(n[c.TOP]), int(n[c.BASE])
-            jitter = float(self.receiver.r.f[row, c.JITTER])
-            heard = Heard(int(n[c.SSRC]), top - base + 1, int(n[c.STREAM_RECEIVED]), top, jitter)
-        self._send_report(row, reports.build(sent, heard, self.now, self.wire.wall(self.now)))
-
-    def _send_report(self, row: int, datagram: bytes) -> None:
-        context = self.srtp.get(row)
-        if context is not None:
-            datagram = context.protect_rtcp(datagram)
-        to = self._report_to.get(row) or self.transmitter.remotes.get(row)
-        if to is not None or self.transmitter.sends[row]:
-            self.wire.send(row, datagram, to)
-
-    def _on_report(self, row: int, datagram: bytes) -> None:
-        reports = self._reports.get(row)
-        if reports is None:
-            return
-        try:
-            reports.receive(datagram, self.now, self.wire.wall(self.now))
-        except MalformedRtp:
-            self.receiver.r.n[row, c.MALFORMED] += 1
-            return
-        self.remote_loss[row] = reports.remote_loss
-        self.round_trip_ms[row] = reports.round_trip_s * 1000
-        self.transmitter.note_loss(row, reports.remote_loss)
+    def _on_reopened(self, row: int, remote: Address | None) -> None:
+        self.transmitter.point(row, remote)
 
     def stats(self, row: int) -> MediaStats:
         """The row's counters in the words of signalling."""

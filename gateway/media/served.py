@@ -165,6 +165,8 @@ class ServedPlane(MediaPlane):
             case ask.OpenRtp() as command:
                 self._where.pop(command.row, None)
                 yield command, socket.socket(fileno=item.files[0])
+            case ask.OpenRtcp() as command:
+                yield command, socket.socket(fileno=item.files[0])
             case ask.OpenOpus() as command:
                 self._where.pop(command.row, None)
                 port = self._ports[command.row] = OpusPort(command.call)
