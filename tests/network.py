@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from typing import Self
 
 Address = tuple[str, int]
+LARGE = 60
+"""Bytes from which a datagram of a call is audio and no keep-alive."""
 APART_S = 1e-6
 """Datagrams due at one time are kept in order by so much."""
 
@@ -48,17 +50,25 @@ class Link:
         self.random = random.Random(seed)
         self.sent = self.lost = 0
         self._bad = False
+        self._doomed: int | None = None
         self._last = self._free = self._stalled_until = 0.0
 
     def stall(self, now: float, seconds: float) -> None:
         """Nothing comes out for so long; then all at once, in order."""
         self._stalled_until = now + seconds
 
+    def lose_next(self, least: int = 0) -> None:
+        """Lose the next datagram of at least so many bytes."""
+        self._doomed = least
+
     def pass_through(self, now: float, size: int) -> list[float]:
         """The times at which a datagram of `size` bytes sent now comes out: none, one or two."""
         c = self.conditions
         self.sent += 1
-        if self._loses():
+        doomed = self._doomed is not None and size >= self._doomed
+        if doomed:
+            self._doomed = None
+        if doomed or self._loses():
             self.lost += 1
             return []
         start = now
@@ -106,6 +116,17 @@ class Relay:
         with self._lock:
             self.up.stall(time.monotonic(), seconds)
             self.down.stall(time.monotonic(), seconds)
+
+    def set_conditions(self, up: Conditions, down: Conditions) -> None:
+        """From the next datagram on."""
+        with self._lock:
+            self.up.conditions, self.down.conditions = up, down
+
+    def lose_next(self) -> None:
+        """The next datagram of each direction never arrives."""
+        with self._lock:
+            self.up.lose_next(LARGE)
+            self.down.lose_next(LARGE)
 
     def rebind(self) -> None:
         """The NAT forgets: the clients go on from new ports."""

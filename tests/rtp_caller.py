@@ -67,8 +67,8 @@ class Exchange:
         """All that came back, in the order of its timestamps."""
         return self.joined(self.arrivals)[0]
 
-    def round_trip_s(self, from_s: float, to_s: float, window_s: float = 0.25) -> float:
-        """The echo's delay: the median of what came back in windows of the exchange.
+    def round_trips_s(self, from_s: float, to_s: float, window_s: float = 0.25) -> list[float]:
+        """The echo's delay in each window of the exchange in which it was found.
 
         Each window is found by itself, since a jitter buffer may change its delay from one to the next.
         """
@@ -81,6 +81,11 @@ class Exchange:
             echo = align(heard, self.sent)
             if echo.correlation > 0.7:
                 found.append(began - self.began + echo.lag / RATE)
+        return found
+
+    def round_trip_s(self, from_s: float, to_s: float, window_s: float = 0.25) -> float:
+        """Their median."""
+        found = self.round_trips_s(from_s, to_s, window_s)
         assert 2 * len(found) * window_s >= to_s - from_s, f"no echo from {from_s:.1f} s to {to_s:.1f} s"
         return float(np.median(found))
 
