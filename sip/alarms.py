@@ -6,6 +6,8 @@ import heapq
 from collections.abc import Callable
 
 Ring = Callable[[float], None]
+ROOMY = 256
+"""So few entries are never swept."""
 
 
 class Alarm:
@@ -27,12 +29,23 @@ class Alarms:
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Alarm]] = []
         self._count = 0
+        self._roomy = ROOMY
+        """At this many entries the cancelled ones are thrown out."""
 
     def set(self, at: float, ring: Ring) -> Alarm:
+        if len(self._heap) >= self._roomy:
+            self._sweep()
         alarm = Alarm(at, ring)
         self._count += 1
         heapq.heappush(self._heap, (at, self._count, alarm))
         return alarm
+
+    def _sweep(self) -> None:
+        """A call's session timer lies half an hour ahead; thousands of calls that are over must not wait for
+        theirs. Each sweep halves the heap or makes room for twice as many: a constant cost an alarm."""
+        self._heap = [entry for entry in self._heap if entry[2].ring is not None]
+        heapq.heapify(self._heap)
+        self._roomy = max(ROOMY, 2 * len(self._heap))
 
     def next_at(self) -> float | None:
         """When the earliest live alarm is due."""

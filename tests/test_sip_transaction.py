@@ -2,7 +2,7 @@
 
 import pytest
 
-from sip.alarms import Alarms
+from sip.alarms import ROOMY, Alarms
 from sip.message import Request, Response, parse_message
 from sip.replies import reply
 from sip.settings import Destination
@@ -206,3 +206,14 @@ def test_alarms_ring_in_order_and_cancelled_ones_never() -> None:
     assert alarms.next_at() == 1.0 and len(alarms) == 3
     alarms.run_due(2.0)
     assert rung == [2.0, 2.0] and alarms.next_at() == 3.0
+
+
+def test_alarms_that_were_cancelled_do_not_pile_up_until_their_time() -> None:
+    alarms, rung = Alarms(), []
+    for number in range(5_000):
+        alarms.set(1_800.0 + number, lambda now: rung.append(-1)).cancel()
+        if number % 100 == 0:
+            alarms.set(float(number), rung.append)
+    assert len(alarms) == 50 and len(alarms._heap) <= 2 * ROOMY
+    alarms.run_due(10_000.0)
+    assert rung == [10_000.0] * 50 and len(alarms) == 0
