@@ -209,15 +209,37 @@ def throw_garbage(port: int, count: int) -> None:
 
 
 def tear_streams(port: int, count: int) -> None:
-    """TCP connections that break off in the middle of a message, or right after an INVITE."""
-    body = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio 9 RTP/AVP 0\r\n"
+    """TCP connections that break off in the middle of a message, or once the INVITE is being answered."""
     for number in range(count):
-        invite = (
-            f"INVITE sip:moshi@{LOOPBACK} SIP/2.0\r\nVia: SIP/2.0/TCP {LOOPBACK};branch=z9hG4bK-t{number}\r\n"
-            f"From: <sip:a@b>;tag={number}\r\nTo: <sip:moshi@{LOOPBACK}>\r\nCall-ID: torn-{number}\r\n"
-            f"CSeq: 1 INVITE\r\nMax-Forwards: 70\r\nContact: <sip:a@{LOOPBACK}:9;transport=tcp>\r\n"
-            f"Content-Type: application/sdp\r\nContent-Length: {len(body)}\r\n\r\n{body}"
-        ).encode()
+        invite = over_tcp("INVITE", f"torn-{number}")
         with socket.create_connection((LOOPBACK, port), 5.0) as wire:
             wire.sendall(invite if number % 4 == 0 else invite[: len(invite) * (number % 4) // 4])
+            if number % 4 == 0:
+                wire.recv(1)
             wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, np.array([1, 0], np.int32).tobytes())
+
+
+def cancel_in_one_breath(port: int, count: int) -> None:
+    """INVITE and CANCEL in one piece, so that the CANCEL is there before any answer: 487."""
+    for number in range(count):
+        call = f"breath-{number}"
+        with socket.create_connection((LOOPBACK, port), 5.0) as wire:
+            wire.sendall(over_tcp("INVITE", call) + over_tcp("CANCEL", call))
+            heard = b""
+            while b"SIP/2.0 487" not in heard and (data := wire.recv(4_096)):
+                heard += data
+            wire.sendall(over_tcp("ACK", call))
+
+
+def over_tcp(method: str, call: str) -> bytes:
+    """A request of a caller who needs no more than this."""
+    body = ""
+    if method == "INVITE":
+        body = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n"
+        body += "m=audio 9 RTP/AVP 0\r\n"
+    return (
+        f"{method} sip:moshi@{LOOPBACK} SIP/2.0\r\nVia: SIP/2.0/TCP {LOOPBACK};branch=z9hG4bK-{call}\r\n"
+        f"From: <sip:a@b>;tag={call}\r\nTo: <sip:moshi@{LOOPBACK}>\r\nCall-ID: {call}\r\n"
+        f"CSeq: 1 {method}\r\nMax-Forwards: 70\r\nContact: <sip:a@{LOOPBACK}:9;transport=tcp>\r\n"
+        f"Content-Type: application/sdp\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+    ).encode()

@@ -29,6 +29,7 @@ from bench.sip_callers import (
     Load,
     Process,
     bad_call,
+    cancel_in_one_breath,
     gateway_for,
     tear_streams,
     throw_garbage,
@@ -52,7 +53,7 @@ class SipLoad:
         self.folder = folder
         self.forget_s = forget_s
         self.taken: dict[tuple[str, str, object], float] = {}
-        """Percent of a core by case, server and load."""
+        """Percent of a core by case, server and load, where no call failed."""
 
     def signalling(self, name: str, server: Server, rates: list[int], seconds: int) -> float:
         """Calls of half a second at rising rates; the highest at which none failed."""
@@ -72,7 +73,7 @@ class SipLoad:
                 failed=failed,
                 retransmissions=int(result["Retransmissions(C)"]),
                 core_percent=core,
-                **self._beside("signalling", name, rate, core),
+                **({} if failed else self._beside("signalling", name, rate, core)),
             )
             if isinstance(server, Gateway):
                 server.wait_for_slots(0, 15.0)
@@ -101,14 +102,15 @@ class SipLoad:
                 "late": 'rtp_late_total{leg="sip"}',
             }
             told = {column: int(metrics.get(metric, 0)) for column, metric in names.items()}
+        failed = calls - int(result["SuccessfulCall(C)"])
         self.report.row(
             case="audio",
             server=name,
-            calls=int(result["SuccessfulCall(C)"]),
-            failed=calls - int(result["SuccessfulCall(C)"]),
+            calls=calls - failed,
+            failed=failed,
             seconds=seconds,
             core_percent=core,
-            **self._beside("audio", name, calls, core),
+            **({} if failed else self._beside("audio", name, calls, core)),
             mb_a_call=round(memory, 3),
             **told,
         )
@@ -128,6 +130,7 @@ class SipLoad:
             for kind in BAD_CALLS
         }
         kinds["garbage"] = lambda: throw_garbage(gateway.sip_port, 10 * bad)
+        kinds["cancelled before the answer"] = lambda: cancel_in_one_breath(gateway.sip_port, bad)
         kinds["torn TCP"] = lambda: tear_streams(gateway.sip_port, bad)
         for kind, act in kinds.items():
             before = answers(gateway)
@@ -227,6 +230,9 @@ def beside(folder: Path, load: SipLoad, rates: list[int], calls: int, seconds: i
     with peer as server:
         assert isinstance(server, BaresipServer)
         load.signalling("baresip", server, rates, 4)
+    with BaresipServer(
+        folder / "baresip audio", 2 * calls
+    ) as server:  # a fresh one: overload leaves its mark
         load.audio("baresip", server, calls, seconds)
 
 
