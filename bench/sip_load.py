@@ -35,7 +35,7 @@ from bench.sip_callers import (
     throw_garbage,
     with_audio,
 )
-from tests.peers import Gateway, Program, Skipped, uac
+from tests.peers import Gateway, Skipped, uac
 
 FORGET_S = 66.0
 """A BYE that nobody answers is remembered for 32 s, after 32 s in which its 200 was not acknowledged."""
@@ -223,17 +223,25 @@ class Peak:
 def beside(folder: Path, load: SipLoad, rates: list[int], calls: int, seconds: int) -> None:
     """The same calls to baresip, where it is installed."""
     try:
-        peer: Program = BaresipServer(folder / "baresip", 2 * calls)
+        with baresip_for(folder / "baresip", 2 * calls) as server:
+            load.signalling("baresip", server, rates, 4)
     except Skipped:
         print("baresip is not installed: no peer beside us", file=sys.stderr)
         return
-    with peer as server:
-        assert isinstance(server, BaresipServer)
-        load.signalling("baresip", server, rates, 4)
-    with BaresipServer(
-        folder / "baresip audio", 2 * calls
-    ) as server:  # a fresh one: overload leaves its mark
+    # A fresh one: overload leaves its mark.
+    with baresip_for(folder / "baresip audio", 2 * calls) as server:
         load.audio("baresip", server, calls, seconds)
+
+
+def baresip_for(folder: Path, calls: int) -> BaresipServer:
+    """It takes the port above its own too, which somebody may have; then another pair is tried."""
+    folder.mkdir()
+    for attempt in range(5):
+        try:
+            return BaresipServer(folder / str(attempt), calls)
+        except AssertionError as error:
+            print(error, file=sys.stderr)
+    raise SystemExit("baresip does not start")
 
 
 def main() -> None:

@@ -109,3 +109,16 @@ def test_a_phone_that_would_transfer_us_is_declined_and_stays_with_the_agent(tmp
             bob.wait_for("ended", 5.0)
             ann.tell("resume 1")
             assert desk.until(held_by_caller=False, state="answered")["id"] == call["id"]
+
+
+def test_a_baresip_that_would_send_us_elsewhere_is_declined(tmp_path: Path) -> None:
+    """This one hangs up then: a refusal is no reason for us to."""
+    with Gateway(tmp_path, **operated()) as gateway:
+        desk = Desk(gateway)
+        with Softphone(tmp_path / "phone", steady_noise(30, RATE)) as phone:
+            phone.dial(gateway.uri)
+            call = desk.until(state="answered")
+            phone.tell("transfer", f"sip:elsewhere@{LOOPBACK}:9")
+            phone.wait_for("transfer failure: 603", 5.0)
+            gateway.wait_for_slots(0, 5.0)
+            assert desk.told(call["id"])[-1]["by"] == "caller"
