@@ -90,10 +90,12 @@ class MediaChange:
         """Our answer to their offer; our offer where an INVITE brings none; None for a bare UPDATE."""
         exchange = self.call.exchange
         offer = sdp_of(request)
+        if offer is None and request.method != "INVITE":
+            return None
         assert exchange.local is not None
-        if offer is not None:
-            return exchange.answer(offer, exchange.local)
-        return exchange.make_offer(exchange.local) if request.method == "INVITE" else None
+        if offer is None:
+            return exchange.make_offer(exchange.local)
+        return exchange.answer(offer, exchange.local)
 
     def _await_ack(self, transaction: ServerTransaction, before: AgreedMedia | None, now: float) -> None:
         if self.ack_wait is not None:

@@ -169,3 +169,14 @@ def test_a_call_that_ends_while_its_200_waits_for_a_prack_is_answered_all_the_sa
     assert peer.agent.one(CallEnded).call == call
     peer.wait(100)
     assert not peer.agent.ua._core.servers
+
+
+def test_an_update_without_a_body_is_taken_before_there_is_any_media() -> None:
+    """Found by a fuzzer: INVITE without an offer, ringing, and a bare UPDATE (RFC 3311 §5.2)."""
+    peer, call = offered("", body=None)
+    peer.agent.ua.ring(call, peer.now)
+    tag = peer.response().to.tag or ""
+    peer.deliver(request("UPDATE", branch="z9hG4bK-u", to_tag=tag, cseq=2, body=None))
+    assert peer.response().code == 200
+    assert peer.agent.ua.accept(call, OURS, peer.now) is None
+    assert peer.response().body
