@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import secrets
 import socket
 import subprocess
 from dataclasses import dataclass
@@ -42,24 +43,6 @@ BAD_CALLS = {
     "hung up twice": "BYE, and the same BYE again under another branch",
 }
 """What a caller does instead of a call as calls should be."""
-
-
-@dataclass(frozen=True)
-class Process:
-    """What the system says of a server's process."""
-
-    cpu_s: float
-    rss_mb: float
-    files: int
-    threads: int
-
-    @staticmethod
-    def of(pid: int) -> Process:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        tick, page = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
-        rss = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * page / 1e6
-        files = len(os.listdir(f"/proc/{pid}/fd"))
-        return Process((int(fields[11]) + int(fields[12])) / tick, rss, files, int(fields[17]))
 
 
 @dataclass(frozen=True)
@@ -211,7 +194,7 @@ def throw_garbage(port: int, count: int) -> None:
 def tear_streams(port: int, count: int) -> None:
     """TCP connections that break off in the middle of a message, or once the INVITE is being answered."""
     for number in range(count):
-        invite = over_tcp("INVITE", f"torn-{number}")
+        invite = over_tcp("INVITE", f"torn-{secrets.token_hex(6)}")
         with socket.create_connection((LOOPBACK, port), 5.0) as wire:
             wire.sendall(invite if number % 4 == 0 else invite[: len(invite) * (number % 4) // 4])
             if number % 4 == 0:
@@ -221,8 +204,8 @@ def tear_streams(port: int, count: int) -> None:
 
 def cancel_in_one_breath(port: int, count: int) -> None:
     """INVITE and CANCEL in one piece, so that the CANCEL is there before any answer: 487."""
-    for number in range(count):
-        call = f"breath-{number}"
+    for _ in range(count):
+        call = f"breath-{secrets.token_hex(6)}"
         with socket.create_connection((LOOPBACK, port), 5.0) as wire:
             wire.sendall(over_tcp("INVITE", call) + over_tcp("CANCEL", call))
             heard = b""

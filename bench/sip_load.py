@@ -21,13 +21,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from bench.processes import Process, family
 from bench.report import Report, arguments
 from bench.sip_callers import (
     BAD_CALLS,
     BaresipServer,
     Caller,
     Load,
-    Process,
     bad_call,
     cancel_in_one_breath,
     gateway_for,
@@ -61,7 +61,7 @@ class SipLoad:
         caller, pid = Caller(self.folder / f"{name} calls", server.sip_port), server.process.pid
         caller.run(Load(20, 20, uac(hold_ms=200)))  # what the first calls import and compile
         for rate in rates:
-            before, began = Process.of(pid), time.monotonic()
+            before, began = family(pid), time.monotonic()
             result = caller.run(Load(rate * seconds, rate, uac(hold_ms=500), limit_s=seconds + 60))
             core = self._core(pid, before, began)
             failed = rate * seconds - int(result["SuccessfulCall(C)"])
@@ -89,10 +89,10 @@ class SipLoad:
         caller.run(Load(4, 10, uac(hold_ms=300)))
         if isinstance(server, Gateway):
             server.wait_for_slots(0, 10.0)
-        idle, began = Process.of(pid), time.monotonic()
+        idle, began = family(pid), time.monotonic()
         watch = Peak(pid, calls / 20 + seconds / 2)
         result = caller.run(Load(calls, 20, scenario, limit_s=seconds + 60))
-        core, memory = self._core(pid, idle, began), (watch.rss_mb() - idle.rss_mb) / calls
+        core, memory = self._core(pid, idle, began), (watch.memory_mb() - idle.memory_mb) / calls
         told: dict[str, int] = {}
         if isinstance(server, Gateway):
             metrics = server.metrics()
@@ -150,7 +150,7 @@ class SipLoad:
             result = caller.run(Load(calls // 2, 60, uac(hold_ms=50)))
             failed = calls // 2 - int(result["SuccessfulCall(C)"])
             clean &= self._remains(gateway, start, f"after the {half} short ones", calls // 2) and not failed
-            memory.append(Process.of(gateway.process.pid).rss_mb)
+            memory.append(family(gateway.process.pid).memory_mb)
         return clean and memory[1] - memory[0] <= STEADY_MB
 
     def _remains(self, gateway: Gateway, start: Remains, case: str, calls: int) -> bool:
@@ -165,7 +165,7 @@ class SipLoad:
             files=now.process.files - start.process.files,
             tasks=now.tasks - start.tasks,
             threads=now.process.threads - start.process.threads,
-            rss_mb=round(now.process.rss_mb - start.process.rss_mb, 1),
+            memory_mb=round(now.process.memory_mb - start.process.memory_mb, 1),
         )
         # A scrape's own connection may not be closed yet.
         same = now.process.files <= start.process.files + 1 and now.process.threads <= start.process.threads
@@ -178,7 +178,7 @@ class SipLoad:
 
     def _core(self, pid: int, before: Process, began: float) -> float:
         took = time.monotonic() - began
-        return round(100 * (Process.of(pid).cpu_s - before.cpu_s) / took, 1)
+        return round(100 * (family(pid).cpu_s - before.cpu_s) / took, 1)
 
     def _beside(self, case: str, name: str, load: object, core: float) -> dict[str, float]:
         self.taken[case, name, load] = core
@@ -201,22 +201,23 @@ class Remains:
 
     def __init__(self, gateway: Gateway) -> None:
         self.tasks = int(gateway.metrics()["event_loop_tasks"])
-        self.process = Process.of(gateway.process.pid)
+        self.process = family(gateway.process.pid)
 
 
 class Peak:
     """A process's memory after so many seconds, looked at from another process."""
 
     def __init__(self, pid: int, after_s: float) -> None:
+        root = str(Path(__file__).resolve().parent.parent)
         look = (
-            "import os, time\n"
+            f"import sys, time; sys.path.insert(0, {root!r})\n"
+            "from bench.processes import family\n"
             f"time.sleep({after_s})\n"
-            f"pages = int(open('/proc/{pid}/statm').read().split()[1])\n"
-            "print(pages * os.sysconf('SC_PAGE_SIZE') / 1e6)\n"
+            f"print(family({pid}).memory_mb)\n"
         )
         self._process = subprocess.Popen([sys.executable, "-c", look], stdout=subprocess.PIPE, text=True)
 
-    def rss_mb(self) -> float:
+    def memory_mb(self) -> float:
         return float(self._process.communicate()[0])
 
 
