@@ -127,6 +127,8 @@ class Reception:
         known = self.core.servers.get(key)
         if known is not None:
             self.core.counters.retransmitted += 1
+            if transport != "udp" and destination.host == known.destination.host:
+                known.destination = destination  # the connection it came on first may be gone (§18.2.2)
             known.step("request", now)
             return
         if request.method == "CANCEL":

@@ -64,6 +64,16 @@ def test_a_retransmitted_invite_gets_the_same_answer_and_makes_no_second_call() 
     assert len(peer.agent.of(CallOffered)) == 1
 
 
+def test_an_invite_sent_again_over_a_new_connection_is_answered_there() -> None:
+    peer = Script(Agent())
+    first, second, elsewhere = ("192.0.2.10", 4_001), ("192.0.2.10", 4_002), ("192.0.2.66", 4_003)
+    for address in (first, second, elsewhere):
+        peer.address = address
+        peer.deliver(request(), "tcp")
+    ports = [destination.port for _, _, destination in peer.raw]
+    assert ports == [4_001, 4_002, 4_002], "nobody else gets what is not his"
+
+
 def test_a_2xx_is_resent_until_its_ack() -> None:
     peer, call = offered()
     peer.agent.ua.accept(call, OURS, peer.now)
