@@ -1,5 +1,6 @@
 """The small codec: streaming equals the full pass, slots do not touch each other, snapshots continue."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from engine.model import tiny_codec
 from engine.model.codec import codec_loader
 from engine.model.tiny_codec import (
     DELAY,
+    Meaning,
     TinyCodec,
     TinyCodecConfig,
     TinyNet,
@@ -48,6 +50,27 @@ def test_streaming_codes_and_samples_equal_the_full_pass() -> None:
     full = built.net.encode(pcm)
     assert (codes == full).float().mean() > 0.99
     assert torch.allclose(out, built.net.decode(codes), atol=1e-5)
+
+
+def test_the_meaning_takes_the_last_code_and_goes_on_from_frame_to_frame() -> None:
+    torch.manual_seed(3)
+    net = TinyNet(replace(SMALL, meanings=9, meaning_width=12))
+    assert net.meaning is not None
+    net.meaning.recurrent.weight_hh_l0.data *= 8
+    built = TinyCodec(net, torch.device("cpu"))
+    built.allocate(2)
+    pcm = noise(20)
+    codes, _ = stream(built, pcm)
+    assert torch.equal(codes[..., :-1], built.net.encode_agent(pcm)[..., :-1])
+    assert torch.equal(codes, built.net.encode(pcm))
+    assert codes[..., -1].max() <= 9
+
+
+def test_a_meaning_below_its_floor_is_not_understood() -> None:
+    meaning = Meaning(4, 4, 3)
+    meaning.floors[1] = 0.6
+    logits = torch.log(torch.tensor([[0.1, 0.5, 0.2, 0.2], [0.1, 0.7, 0.1, 0.1], [0.2, 0.2, 0.4, 0.2]]))
+    assert meaning.chosen(logits).tolist() == [3, 1, 2]
 
 
 def test_a_slot_that_is_not_in_the_batch_keeps_its_state() -> None:

@@ -4,8 +4,10 @@ Log-mel front (window 960, hop 240) -> two causal ConvNeXt towers (Liu et al. 20
 convolutions -> 12.5 Hz. The semantic tower sees 100 to 3,800 Hz only and gives codebook 1, which training
 supervises with words and intents; the acoustic tower gives the residual codebooks 2 to 8 (split RVQ as in
 Mimi, Défossez et al. 2024), from which alone the decoder speaks. It predicts magnitude and phase of an
-inverse STFT (Vocos, Siuzdak 2023) and is 720 samples (30 ms) late. Trained by train/codec.py
-and train/semantic.py; it knows no language model.
+inverse STFT (Vocos, Siuzdak 2023) and is 720 samples (30 ms) late. With `meanings`, a recurrent network over
+the semantic tower says after each frame what the caller means, and that takes the place of the last code of
+what is heard (the language model reads no acoustic code of a caller). Trained by train/codec.py and
+train/semantic.py; it knows no language model.
 """
 
 from __future__ import annotations
@@ -49,6 +51,9 @@ class TinyCodecConfig:
     acoustic_depths: tuple[int, int, int] = (1, 1, 1)
     decoder_width: int = 192
     decoder_depths: tuple[int, int] = (2, 5)
+    meanings: int = 0
+    """Things a caller can mean, the last of which is `not understood`; 0: the codec has no such part."""
+    meaning_width: int = 192
 
     @classmethod
     def read(cls, raw: dict[str, Any], label: str) -> TinyCodecConfig:
@@ -120,11 +125,44 @@ class Tower(nn.Module):
         self.out = nn.Linear(widths[-1], out)
 
     def forward(self, mel: Tensor, carry: Carry | None = None) -> Tensor:  # (B, T, bands) -> (B, T/8, out)
+        out: Tensor = self.out(self.features(mel, carry))
+        return out
+
+    def features(self, mel: Tensor, carry: Carry | None = None) -> Tensor:
+        """(B, T, bands) -> (B, T/8, last width), what `out` projects."""
         x = mel.transpose(1, 2)
         for layer in self.layers:
             x = layer(x, carry)
-        out: Tensor = self.out(self.norm(x.transpose(1, 2)))
-        return out
+        normed: Tensor = self.norm(x.transpose(1, 2))
+        return normed
+
+
+class Meaning(nn.Module):
+    """The semantic tower's features -> what the caller means: 0 nothing yet, k the k-th meaning."""
+
+    floors: Tensor
+    """(meanings + 1,) the least probability at which a meaning is believed (train/calibrate.py)."""
+
+    def __init__(self, inputs: int, width: int, meanings: int) -> None:
+        super().__init__()
+        self.width, self.unsure = width, meanings
+        self.recurrent = nn.GRU(inputs, width, batch_first=True)
+        self.head = nn.Linear(width, meanings + 1)
+        self.register_buffer("floors", torch.zeros(meanings + 1))
+        self.field = -1
+
+    def forward(self, features: Tensor, carry: Carry | None = None) -> Tensor:
+        """(B, T, inputs) -> codes (B, T)."""
+        past = None if carry is None else carry.get(self.field)[None]
+        hidden, last = self.recurrent(features, past)
+        if carry is not None:
+            carry.put(self.field, last[0])
+        return self.chosen(self.head(hidden))
+
+    def chosen(self, logits: Tensor) -> Tensor:
+        """(…, meanings + 1) -> the likeliest, or `not understood` where it is less likely than its floor."""
+        sure, best = logits.softmax(-1).max(-1)
+        return torch.where(sure < self.floors[best], self.unsure, best)
 
 
 def mel_bank(
@@ -163,6 +201,7 @@ class TinyNet(nn.Module):
         self.semantic = Tower(c.semantic_bands, c.semantic_widths, c.semantic_depths, c.code_dim)
         self.acoustic = Tower(c.acoustic_bands, c.acoustic_widths, c.acoustic_depths, c.code_dim)
         self.decoder = Decoder(c)
+        self.meaning = Meaning(c.semantic_widths[-1], c.meaning_width, c.meanings) if c.meanings else None
         self.samples_field = -1
 
     def magnitudes(self, pcm: Tensor, carry: Carry | None = None) -> Tensor:
@@ -177,15 +216,27 @@ class TinyNet(nn.Module):
         return out
 
     def encode(self, pcm: Tensor, carry: Carry | None = None) -> Tensor:
-        """(B, n * 1920) -> codes (B, n, codebooks)."""
+        """(B, n * 1920) -> codes (B, n, codebooks) of a caller, the last the meaning if it is known."""
         magnitude = self.magnitudes(pcm, carry)
-        meaning = self.semantic(log_mel(magnitude, self.semantic_bank), carry)
+        features = self.semantic.features(log_mel(magnitude, self.semantic_bank), carry)
+        codes = self._codes(magnitude, features, carry)
+        if self.meaning is not None:
+            codes[-1] = self.meaning(features, carry)
+        return torch.stack(codes, -1)
+
+    def encode_agent(self, pcm: Tensor) -> Tensor:
+        """(B, n * 1920) -> codes (B, n, codebooks) as `decode` speaks them."""
+        magnitude = self.magnitudes(pcm)
+        features = self.semantic.features(log_mel(magnitude, self.semantic_bank))
+        return torch.stack(self._codes(magnitude, features, None), -1)
+
+    def _codes(self, magnitude: Tensor, features: Tensor, carry: Carry | None) -> list[Tensor]:
         residual = self.acoustic(log_mel(magnitude, self.acoustic_bank), carry)
-        codes = [nearest(meaning, self.codebook[0])]
+        codes = [nearest(self.semantic.out(features), self.codebook[0])]
         for level in range(1, self.config.codebooks):
             codes.append(nearest(residual, self.codebook[level]))
             residual = residual - self.codebook[level][codes[-1]]
-        return torch.stack(codes, -1)
+        return codes
 
     def decode(self, codes: Tensor, carry: Carry | None = None) -> Tensor:
         """Codes (B, n, codebooks) -> (B, n * 1920), `DELAY` samples late."""
@@ -250,6 +301,8 @@ class TinyCodec:
         self.codebooks, self.card = net.config.codebooks, net.config.card
         self._heard, self._spoken = SlotArena(), SlotArena()
         net.samples_field = self._heard.add(DELAY)
+        if net.meaning is not None:
+            net.meaning.field = self._heard.add(net.meaning.width)
         net.decoder.tail_field = self._spoken.add(DELAY)
         for arena, towers in ((self._heard, (net.semantic, net.acoustic)), (self._spoken, (net.decoder,))):
             for tower in towers:
