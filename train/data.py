@@ -13,12 +13,13 @@ import json
 import random
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from train import phrasings as more
 from train import receptionist as script
 from train.voices import (
     AGENT_VOICE,
@@ -26,6 +27,7 @@ from train.voices import (
     Manner,
     random_manner,
     speak,
+    speak_all,
     speak_phones,
     trimmed,
     word_starts,
@@ -92,33 +94,44 @@ Job = tuple[str, int, str, bool, Manner]  # split, intent, phrase, seen, manner
 
 def caller_jobs(per_phrase: float, fallback: int, test_each: int, rng: random.Random) -> Iterator[Job]:
     """What to render: training voices over training phrasings, and the held-out voices over both kinds."""
+    tester = random.Random(7)
     for index, intent in enumerate(script.INTENTS):
-        seen = (
-            script.phrasings(intent, False) if intent != script.FALLBACK else script.fallback_phrasings(False)
-        )
-        held = (
-            script.phrasings(intent, True) if intent != script.FALLBACK else script.fallback_phrasings(True)
-        )
-        count = fallback if intent == script.FALLBACK else round(per_phrase * max(len(seen), 25))
+        fallback_one = intent == script.FALLBACK
+        kinds = [
+            script.fallback_phrasings(held) if fallback_one else script.phrasings(intent, held)
+            for held in (False, True)
+        ]
+        for _ in range(fallback if fallback_one else round(per_phrase * 25)):
+            yield _training_job(index, intent, rng)
+        seen, held = kinds
         odd = min(len(seen), 64)
-        for n in range(count):
-            pick = rng.choice(seen[:odd] if intent == script.FALLBACK and n % 3 == 0 else seen)
-            lead = rng.choice(script.LEAD_INS) + " " if rng.random() < 0.2 else ""
-            yield "train", index, lead + pick, True, random_manner(rng)
         for voice in HELD_OUT:
-            for phrase in rng.sample(seen[:odd], min(test_each, odd)):
-                yield "test", index, phrase, True, _held_manner(voice, rng)
-            for phrase in rng.sample(held, min(test_each, len(held))):
-                yield "test", index, phrase, False, _held_manner(voice, rng)
+            for phrase in tester.sample(seen[:odd], min(test_each, odd)):
+                yield "test", index, phrase, True, _held_manner(voice, tester)
+            for phrase in tester.sample(held, min(test_each, len(held))):
+                yield "test", index, phrase, False, _held_manner(voice, tester)
+
+
+def _training_job(index: int, intent: str, rng: random.Random) -> Job:
+    """A training voice and phrasing; some odd sentences are in other languages, by their own voices."""
+    if intent == script.FALLBACK and rng.random() < 0.08:
+        language = rng.choice(list(more.FOREIGN))
+        manner = replace(random_manner(rng), voice=f"espeak:{language}")
+        return "train", index, rng.choice(more.FOREIGN[language]), True, manner
+    pick = more.one(intent, rng)
+    lead = rng.choice(script.LEAD_INS) + " " if rng.random() < 0.2 else ""
+    if lead + pick in more.held_out():
+        lead = ""
+    return "train", index, lead + pick, True, random_manner(rng)
 
 
 def _held_manner(voice: str, rng: random.Random) -> Manner:
     return Manner(voice, rng.uniform(0.9, 1.15), rng.randint(35, 65), 1.0)
 
 
-def _render(job: Job) -> tuple[Job, NDArray[np.int16]]:
-    pcm = speak(job[2], job[4], CALLER_RATE)
-    return job, (pcm * 32767).astype(np.int16)
+def _render(jobs: list[Job]) -> list[NDArray[np.int16]]:
+    spoken = speak_all([(job[2], job[4]) for job in jobs], CALLER_RATE)
+    return [(pcm * 32767).astype(np.int16) for pcm in spoken]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +152,12 @@ def render_callers(state: Path, amounts: Amounts, workers: int, seed: int = 7) -
     rows: dict[str, list[Utterance]] = {"train": [], "test": []}
     ends = {"train": 0, "test": 0}
     with ProcessPoolExecutor(workers) as pool:
-        for (split, intent, phrase, seen, manner), pcm in pool.map(_render, jobs, chunksize=32):
-            rows[split].append(Utterance(ends[split], len(pcm), intent, phrase, manner.voice, seen))
-            kept[split].append(pcm)
-            ends[split] += len(pcm)
+        groups = [jobs[at : at + 64] for at in range(0, len(jobs), 64)]
+        for group, pcms in zip(groups, pool.map(_render, groups), strict=True):
+            for (split, intent, phrase, seen, manner), pcm in zip(group, pcms, strict=True):
+                rows[split].append(Utterance(ends[split], len(pcm), intent, phrase, manner.voice, seen))
+                kept[split].append(pcm)
+                ends[split] += len(pcm)
     for split, parts in kept.items():
         np.save(state / f"callers-{split}.npy", np.concatenate([np.zeros(0, np.int16), *parts]))
         (state / f"callers-{split}.json").write_text(json.dumps([asdict(row) for row in rows[split]]))

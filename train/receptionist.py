@@ -200,6 +200,8 @@ _ODD: tuple[str, ...] = (
     "good luck with the exam", "the soup is too hot", "there are clouds in the sky", "i want a glass of water", "dance with me",
     "the plane leaves at noon", "we watched the sunset", "is there life on mars", "write a poem about snow", "buy some bread and butter",
 )
+ODD_SENTENCES = 55
+"""How many of `fallback_phrasings(False)` are fixed oddities, at its beginning."""
 FALLBACK_HELD = ("the quick brown fox jumps over the lazy dog", "what is the capital of france", "my computer is broken",
                  "we watched the sunset", "seventeen green bottles", "do you like music", "the soup is too hot", "i lost my keys",
                  "my son is eleven years old", "buy some bread and butter")

@@ -1,18 +1,20 @@
 """Voices: flite and espeak-ng as programs that turn text into samples. Training only.
 
-Terms: flite's CMU Arctic voices (slt, rms, awb) and kal are free software of Carnegie Mellon
-University (BSD-like); espeak-ng is GPL-3, which covers the program and not what it
-speaks. None of them is needed to run the gateway.
+Terms: flite's CMU Arctic voices (slt, rms, awb), kal and festival's slt-hts are free software of Carnegie
+Mellon University, festival's ked of the University of Edinburgh (both BSD-like); espeak-ng is GPL-3, which
+covers the program and not what it speaks. None of them is needed to run the gateway.
 """
 
 from __future__ import annotations
 
 import random
+import shutil
 import subprocess
 import tempfile
 import wave
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,8 @@ Pcm = NDArray[np.float32]
 
 AGENT_VOICE = "rms"
 FLITE = ("rms", "awb", "slt")
+FESTIVAL = ("ked_diphone", "cmu_us_slt_arctic_hts")
+"""Not in the data where festival or the voice is not installed."""
 ACCENTS = (
     "en-us",
     "en-us",
@@ -88,6 +92,34 @@ VARIANTS = (
     "anika",
     "grandma",
     "grandpa",
+    "m5",
+    "klatt3",
+    "klatt5",
+    "klatt6",
+    "Denis",
+    "Diogo",
+    "Gene2",
+    "Jacky",
+    "Marco",
+    "Mario",
+    "Michael",
+    "Nguyen",
+    "Mr serious",
+    "RicishayMax",
+    "Storm",
+    "Tweaky",
+    "announcer",
+    "aunty",
+    "edward2",
+    "gustave",
+    "iven",
+    "iven3",
+    "kaukovalta",
+    "pablo",
+    "robosoft",
+    "robosoft4",
+    "steph3",
+    "fast",
 )
 HELD_OUT = (
     "flite:kal16",
@@ -121,9 +153,12 @@ class Manner:
 
 
 def random_manner(rng: random.Random) -> Manner:
-    """A training voice in a random manner: recorded people (flite) and formants (espeak-ng) by turns."""
-    if rng.random() < 0.4:
+    """A training voice in a random manner: recorded people (flite, festival) and formants (espeak-ng)."""
+    draw = rng.random()
+    if draw < 0.36:
         voice = f"flite:{rng.choice(FLITE)}"
+    elif draw < 0.56 and festival_voices():
+        voice = f"festival:{rng.choice(festival_voices())}"
     else:
         variant = rng.choice(VARIANTS)
         voice = f"espeak:{rng.choice(ACCENTS)}" + (f"+{variant}" if variant else "")
@@ -133,8 +168,11 @@ def random_manner(rng: random.Random) -> Manner:
 def speak(text: str, manner: Manner, rate: int) -> Pcm:
     """One utterance at `rate` Hz, float32, silence trimmed, peak 0.6. Raises VoiceMissing."""
     family, _, name = manner.voice.partition(":")
-    speakers = {"flite": _flite, "espeak": _espeak}
-    pcm, source_rate = speakers[family](text, name, manner)
+    speakers = {"flite": _flite, "espeak": _espeak, "festival": _festival}
+    return _finished(*speakers[family](text, name, manner), manner, rate)
+
+
+def _finished(pcm: Pcm, source_rate: int, manner: Manner, rate: int) -> Pcm:
     moved = soxr.resample(pcm, source_rate, rate / manner.shift).astype(np.float32)
     return trimmed(moved, rate)
 
@@ -167,6 +205,12 @@ def word_starts(text: str, voice: str = AGENT_VOICE) -> list[float]:
     return [ends[spoken[i] - 1] if spoken[i] else 0.0 for i in firsts]
 
 
+def phones(word: str, voice: str = AGENT_VOICE) -> list[str]:
+    """How flite pronounces a word: "bike" -> b, ay, k."""
+    timed = _run("flite", "-voice", voice, "-psdur", "-t", word, "-o", "none").split()
+    return [phone for phone in (entry.split(":")[0] for entry in timed) if phone != "pau"]
+
+
 def speak_phones(phones: str, voice: str, rate: int) -> Pcm:
     """flite reading a string of phones, for sounds its letter rules do not know."""
     pcm, source_rate = _from_file(lambda path: ["flite", "-voice", voice, "-p", phones, "-o", path])
@@ -185,13 +229,58 @@ def _espeak(text: str, name: str, manner: Manner) -> tuple[Pcm, int]:
     )
 
 
+@cache
+def festival_voices() -> tuple[str, ...]:
+    """Those of FESTIVAL that this machine has."""
+    if shutil.which("festival") is None:
+        return ()
+    known = _run("festival", "-b", "(print (voice.list))")
+    return tuple(voice for voice in FESTIVAL if voice in known)
+
+
+def _festival(text: str, name: str, manner: Manner) -> tuple[Pcm, int]:
+    with tempfile.TemporaryDirectory() as folder:
+        return _festival_all([(text, name, manner)], Path(folder))[0]
+
+
+def speak_all(jobs: list[tuple[str, Manner]], rate: int) -> list[Pcm]:
+    """As `speak` for each; festival, whose start takes longer than a sentence, is started once for all."""
+    slow = [i for i, (_, manner) in enumerate(jobs) if manner.voice.startswith("festival:")]
+    asked = [(jobs[i][0], jobs[i][1].voice.partition(":")[2], jobs[i][1]) for i in slow]
+    with tempfile.TemporaryDirectory() as folder:
+        raw = dict(zip(slow, _festival_all(asked, Path(folder)), strict=True))
+    return [
+        _finished(*raw[i], manner, rate) if i in raw else speak(text, manner, rate)
+        for i, (text, manner) in enumerate(jobs)
+    ]
+
+
+def _festival_all(jobs: list[tuple[str, str, Manner]], folder: Path) -> list[tuple[Pcm, int]]:
+    """One process for all sentences (text, voice, manner)."""
+    if not jobs:
+        return []
+    lines = []
+    for i, (text, name, manner) in enumerate(jobs):
+        words = "".join(letter for letter in text if letter not in '"\\')
+        stretch = f"(Parameter.set 'Duration_Stretch {manner.stretch:.3f})"
+        made = f'(utt.save.wave (utt.synth (Utterance Text "{words}")) "{folder}/{i}.wav" \'riff)'
+        lines += [f"(voice_{name})", stretch, made]
+    (folder / "say.scm").write_text("\n".join(lines))
+    _bytes("festival", "-b", str(folder / "say.scm"))
+    return [_wave(folder / f"{i}.wav") for i in range(len(jobs))]
+
+
 def _from_file(command: Callable[[str], list[str]]) -> tuple[Pcm, int]:
     """Run a program that writes 16-bit mono WAV to the path it is given."""
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "said.wav")
         _bytes(*command(path))
-        with wave.open(path) as said:
-            rate, raw = said.getframerate(), said.readframes(said.getnframes())
+        return _wave(Path(path))
+
+
+def _wave(path: Path) -> tuple[Pcm, int]:
+    with wave.open(str(path)) as said:
+        rate, raw = said.getframerate(), said.readframes(said.getnframes())
     return np.frombuffer(raw, np.int16).astype(np.float32) / 32768.0, rate
 
 
