@@ -32,6 +32,11 @@ class Outcome:
         """(frames,)"""
         return np.abs(self.pcm.reshape(-1, FRAME)).max(1) > LOUD
 
+    @property
+    def acted(self) -> bool:
+        """Did she hang up or hand the call on?"""
+        return any(piece in EVENTS for frame in self.pieces for piece in frame)
+
     def words(self, start: int = 0, stop: int | None = None) -> list[str]:
         return [piece.strip() for frame in self.pieces[start:stop] for piece in frame if piece not in EVENTS]
 

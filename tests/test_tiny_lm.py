@@ -17,10 +17,21 @@ from engine.model.lm import LM
 from engine.model.tiny_codec import TinyNet
 from engine.runner import ModelRunner, RunnerOptions
 from engine.weights import Weights
+from train import phrasings
 from train import receptionist as script
-from train.dialogue import EPAD, PAD, YIELD_AFTER, AgentLine, Heard, Scriptwriter, Strings
+from train.dialogue import (
+    EPAD,
+    HANGUP_AFTER,
+    PAD,
+    SETTLES,
+    YIELD_AFTER,
+    AgentLine,
+    Heard,
+    Scriptwriter,
+    Strings,
+)
 from train.export import write_checkpoint
-from train.lm import CALLER, Calls, misheard, tiny_config
+from train.lm import CALLER, MEANING, READ, Calls, misheard, tiny_config
 from train.strings import write_tokenizer
 from train.transformer import TrainedLM
 
@@ -31,7 +42,7 @@ def random_model(text_card: int = 40) -> tuple[LMConfig, TrainedLM]:
     torch.manual_seed(4)
     config = tiny_config(text_card)
     model = TrainedLM(config).eval()
-    for table in model.emb[CALLER + 1 :]:
+    for table in model.emb[CALLER + 1 : MEANING]:
         torch.nn.init.zeros_(table.weight)
     return config, model
 
@@ -60,9 +71,11 @@ def test_the_engine_says_what_the_training_graph_predicts_past_the_window() -> N
     text, agent = said[:, 0], said[:, 1:]
     empty = torch.zeros(1, len(said), dtype=torch.bool)
     past, before = (text[None], agent[None]), (torch.zeros(1).long(), torch.zeros(1, 8).long())
-    calls = Calls(*past, *past, caller[None, :, 0], *[empty] * 4, torch.tensor([True]), *before)
+    calls = Calls(
+        *past, *past, caller[None, :, 0], caller[None, :, 7], *[empty] * 4, torch.tensor([True]), *before
+    )
     with torch.no_grad():
-        hidden = model.hidden(model.embed(*calls.inputs(config)))[0]
+        hidden = model.hidden(model.embed(*calls.inputs(config), READ))[0]
         predicted = torch.cat(
             [
                 model.text_linear(hidden).argmax(-1)[:, None],
@@ -137,6 +150,31 @@ def test_a_written_call_greets_answers_and_yields() -> None:
     assert answered > 40 and barged > 20
 
 
+def test_a_goodbye_ends_the_call_only_if_nobody_speaks_before_the_line_is_dropped() -> None:
+    ended = objected = 0
+    for seed in range(300):
+        call = Scriptwriter(strings(), seed).call(300)
+        said = [at for at, name in call.log if name == "agent:goodbye" and at + 31 + HANGUP_AFTER < 300]
+        dropped = np.flatnonzero(call.text == 11)
+        for at in said:
+            voice = (call.caller[at : at + 31 + HANGUP_AFTER] == 2).any()
+            hung_up = at + 31 + HANGUP_AFTER in dropped
+            assert hung_up != voice
+            ended, objected = ended + hung_up, objected + (not hung_up)
+    assert ended > 10 and objected > 3
+
+
+def test_the_answer_follows_the_meaning_and_not_the_words() -> None:
+    differing = 0
+    for seed in range(30):
+        call = Scriptwriter(strings(), seed).call(300)
+        for end, intent in [row for row in call.log if not row[1].startswith("agent:")]:
+            if end + 4 < 300:
+                assert set(call.meaning[end + SETTLES : end + 5]) == {1 + script.INTENTS.index(intent)}
+                differing += 1
+    assert differing > 60
+
+
 def _backchannel(log: list[tuple[int, str]], frame: int) -> bool:
     return any(name == f"agent:{script.BACKCHANNEL}" and at <= frame + 8 <= at + 40 for at, name in log)
 
@@ -149,6 +187,15 @@ def test_no_phrasing_is_both_trained_on_and_held_out_and_there_are_enough() -> N
     assert not trained & held
     assert len(trained) >= 600 and len(script.INTENTS) >= 26
     assert not set(script.fallback_phrasings(False)) & set(script.fallback_phrasings(True))
+
+
+def test_training_says_nothing_that_is_held_out_and_every_intent_in_thirty_ways() -> None:
+    held = phrasings.held_out()
+    rng = random.Random(1)
+    for intent in script.INTENTS:
+        ways = set(phrasings.training_phrasings(intent))
+        assert len(ways) >= 30 and not ways & held
+        assert not {phrasings.one(intent, rng) for _ in range(300)} & held
 
 
 def test_misheard_codes_are_mostly_the_same_and_the_initial_token_is_never_touched() -> None:

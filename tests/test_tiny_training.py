@@ -41,10 +41,18 @@ def test_every_stage_runs_resumes_and_leaves_a_checkpoint_that_holds_a_call(tmp_
     assert "resumed" not in first and "resumed at step" in again
     run("train.codec", *at, "--stage", "decoder", "--minutes", "0.08")
     run("train.semantic", *at, "--minutes", "0.15", "--rows", "12", "--check-every", "100000")
+    assert "floor" in run("train.calibrate", *at)
     run("train.export", *at, "--codec-only")
     log = run("train.lm", *at, "--minutes", "0.15", "--rows", "3", "--utterances", "48")
     assert "codes" in log
     run("train.export", *at, "--folder", str(folder))
+    further = ("--state", str(tmp_path / "further"))
+    run("train.start", *further, "--folder", str(folder))
+    for name in ("callers-train", "callers-test", "agent"):
+        for kind in ("npy", "json"):
+            shutil.copy(state / f"{name}.{kind}", tmp_path / "further")
+    log = run("train.semantic", *further, "--minutes", "0.05", "--rows", "8", "--keep-book")
+    assert "started from given weights" in log and "held" in log
     kept = torch.load(state / "acoustic.pt", weights_only=True)
     assert kept["steps"] > 2 and kept["active_s"] >= 0.2 * 60
     runner = ModelRunner.load(Checkpoint.find(folder), 1, RunnerOptions(device="cpu"))

@@ -1,8 +1,11 @@
 """Dialogue: calls made up on the fly, in the code domain, so that no two training calls are alike.
 
 A call is spliced from strings of codes: the agent's canned lines (8 codes and a text token a frame) and
-callers' utterances, coughs, noise and echoes (codebook 1 alone: the other caller streams are zero tables).
-Frames are 80 ms. Nothing here knows sound or networks.
+callers' utterances, coughs, noise and echoes (codebook 1). The caller's last stream, what the codec takes her
+to mean, is made up: it wavers while she speaks, settles when she ends and means anything the rest of the
+time, whatever the words in codebook 1 are. So the model learns when to speak from codebook 1 and what about
+from the meaning, and goes on to do so when the codec learns to hear better. The streams between are zero
+tables. Frames are 80 ms. Nothing here knows sound or networks.
 """
 
 from __future__ import annotations
@@ -23,8 +26,12 @@ YIELD_AFTER = 5
 """Frames from the first of the caller's voice to the agent's silence."""
 STILL_THERE_AFTER = 100
 BACKCHANNEL_AFTER = 26
+SETTLES = 3
+"""Frames after the caller's last within which the meaning has settled."""
+HANGUP_AFTER = 14
+"""Frames of silence after the goodbye in which the caller may object; then the call ends."""
 GARBLED = 0.08
-"""Share of utterances made incomprehensible."""
+"""Share of utterances made incomprehensible: as the codec may mean anything by them, they change nothing."""
 UNLABELLED = -1
 
 Codes = NDArray[np.int16]
@@ -77,6 +84,7 @@ class Call:
     past_agent: Codes
     """What the agent is told it said: as above, but that it sometimes went on when it should have yielded."""
     caller: Codes
+    meaning: Codes
     learn: NDArray[np.bool_]
     """Frames whose text is a fair question (False where the agent was cut from outside)."""
     intent: Codes
@@ -101,11 +109,23 @@ def new_call(strings: Strings, frames: int, rng: random.Random) -> Call:
         past_text=np.full(frames, PAD, np.int16),
         past_agent=np.tile(strings.silence, (frames, 1)),
         caller=caller[:frames].copy(),
+        meaning=wavering(frames, rng),
         learn=np.ones(frames, bool),
         intent=np.full(frames, UNLABELLED, np.int16),
         speaking=np.zeros(frames, bool),
         worth=np.zeros(frames, bool),
     )
+
+
+def wavering(frames: int, rng: random.Random) -> Codes:
+    """(frames,) meanings of no meaning: nothing, or one and then another."""
+    out = np.zeros(frames, np.int16)
+    at = 0
+    while at < frames:
+        length = 1 + int(rng.expovariate(1 / rng.choice((2, 12, 60))))
+        out[at : at + length] = rng.randint(0, len(script.INTENTS)) if rng.random() < 0.7 else 0
+        at += length
+    return out
 
 
 class Scriptwriter:
@@ -130,8 +150,10 @@ class Scriptwriter:
             end = at + len(self.strings.lines[name].codes)
             begins = self._caller_begins(at, end, name)
             cut = begins + YIELD_AFTER if begins + YIELD_AFTER < end - 1 else None
+            hangs_up = name in script.EVENTS and cut is None and begins >= self._event_at(name, end)
             self._say(call, name, at, cut, echo)
-            if name in script.EVENTS and cut is None:
+            if hangs_up:
+                self._event(call, name, end)
                 return call
             if name in script.AWAITED and begins > end + STILL_THERE_AFTER + 30:
                 self._say(call, script.STILL_THERE, end + STILL_THERE_AFTER, None, echo)
@@ -141,8 +163,20 @@ class Scriptwriter:
             at, name = stops + ANSWER_AFTER, self._answer(intent, last)
         return call
 
+    def _event_at(self, name: str, end: int) -> int:
+        """When the event of a line that ends at `end` is due, if nobody speaks until then."""
+        return end + (HANGUP_AFTER if script.EVENTS[name] == script.HANGUP_TOKEN else 0)
+
+    def _event(self, call: Call, name: str, end: int) -> None:
+        at, token = self._event_at(name, end), self.strings.lines[name].event
+        if at < len(call.text) and token is not None:
+            call.text[at] = call.past_text[at] = token
+            call.worth[at - 1 : at + 2] = True
+
     def _caller_begins(self, at: int, end: int, name: str) -> int:
         draw = self.rng.random()
+        if name in script.EVENTS and draw > 0.45:
+            return end + 10 * HANGUP_AFTER
         if draw < 0.22 and end - at > 20:
             return at + self.rng.randint(5, end - at - 8)
         if name in script.AWAITED and draw < 0.5:
@@ -155,22 +189,28 @@ class Scriptwriter:
         """Lay one turn of the caller from frame `at`; its intent and its last frame."""
         parts = 1 if self.rng.random() < 0.92 else self.rng.randint(2, 3)
         begins, intent, end = at, 0, at
-        for part in range(parts):
-            final = part == parts - 1
-            intent = self.fallback
-            if final:
-                intent = self.rng.choices(range(len(self.weights)), self.weights)[0]
-            said = self.rng.choice(self.strings.utterances[intent])
+        for _ in range(parts):
+            said = self.rng.choice(self.strings.utterances[self._any_intent()])
+            intent = self._any_intent()
             if self.rng.random() < GARBLED:
-                said, intent = self._garbled(said), self.fallback
+                said = self._garbled(said)
             self._lay(call, said.codes, at - said.start)
             end = at + said.end - said.start
+            self._mean(call, intent, end)
             at = end + 1 + self.rng.randint(0, 2)
         if end - begins > BACKCHANNEL_AFTER + 12:
             self._say(call, script.BACKCHANNEL, begins + BACKCHANNEL_AFTER, None, False)
-        call.intent[end + 1 : end + ANSWER_AFTER] = intent
+        call.intent[end + SETTLES : end + ANSWER_AFTER] = intent
         call.log.append((end, script.INTENTS[intent]))
         return intent, end
+
+    def _any_intent(self) -> int:
+        return self.rng.choices(range(len(self.weights)), self.weights)[0]
+
+    def _mean(self, call: Call, intent: int, end: int) -> None:
+        """The meaning settles when or soon after the caller ends, and stays until the answer is under way."""
+        settled = end + self.rng.randint(-2, SETTLES)
+        call.meaning[max(0, settled) : end + ANSWER_AFTER + self.rng.randint(2, 30)] = 1 + intent
 
     def _garbled(self, said: Heard) -> Heard:
         """Most of an utterance's frames from other utterances: nobody could understand it."""
@@ -179,7 +219,7 @@ class Scriptwriter:
             if self.rng.random() < 0.65:
                 other = self.rng.choice(self.rng.choice(self.strings.utterances) or [said])
                 codes[frame] = other.codes[self.rng.randint(other.start, other.end)]
-        return Heard(codes, said.start, said.end, self.fallback)
+        return Heard(codes, said.start, said.end, said.intent)
 
     def _answer(self, intent: int, last: str) -> str:
         name = script.INTENTS[intent]
@@ -208,9 +248,6 @@ class Scriptwriter:
         if forced is not None:
             call.text[stop - 1] = call.past_text[stop - 1] = PAD
             call.learn[stop - 1 : min(stop + 1, frames)] = False
-        elif at > 0 and stop == at + len(line.codes) and line.event is not None and stop < frames:
-            call.text[stop] = line.event
-            call.past_text[stop] = line.event
         if at > 0:
             call.text[at - 1] = call.past_text[at - 1] = EPAD
         call.log.append((at, f"agent:{name}"))

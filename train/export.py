@@ -22,6 +22,7 @@ from engine.model.config import LMConfig
 from engine.model.tiny_codec import TinyNet
 from train.codec import load_acoustic
 from train.lm import load_codec, tiny_config, tokenizer
+from train.semantic import CONFIG
 
 MODEL, CODEC, TOKENIZER = "model.safetensors", "codec.safetensors", "tokenizer.model"
 LIMIT = 20_000_000
@@ -36,9 +37,12 @@ _SHAPE = (
 
 def assemble_codec(state: Path) -> TinyNet:
     """Acoustic half, semantic half and, where it was refined, the decoder; saved as STATE/codec.pt."""
-    net = load_acoustic(state)
+    net = TinyNet(CONFIG)
+    net.load_state_dict(load_acoustic(state).state_dict(), strict=False)
     semantic = torch.load(state / "semantic.pt", map_location="cpu", weights_only=True)["modules"]
     net.semantic.load_state_dict(_under(semantic, "tower."))
+    assert net.meaning is not None
+    net.meaning.load_state_dict(_under(semantic, "meaning."))
     net.codebook[0] = semantic["book"][0]
     refined = state / "decoder.pt"
     if refined.exists():

@@ -2,8 +2,9 @@
 
     python -m train.lm --state DIR --codec DIR/codec.pt --minutes 25
 
-Text and codes are Moshi's two losses; a third, the caller's intent read from the hidden state after the
-caller's last word, hangs on a head that is thrown away.
+Text and codes are Moshi's two losses; a third, the caller's meaning read from the hidden state after her
+last word, hangs on a head that is thrown away. Of the caller's eight streams two have a table that is
+not zero: codebook 1, and the last, the codec's meaning.
 """
 
 from __future__ import annotations
@@ -24,18 +25,23 @@ from train import receptionist as script
 from train.data import AgentStore, CallerStore, agent_texts
 from train.dialogue import EPAD, PAD, Call, Scriptwriter
 from train.loop import Loop, log, prepare
+from train.semantic import CONFIG
 from train.strings import Ear, StringMaker, write_tokenizer
 from train.transformer import TrainedLM
 
 FRAMES = 256
 CODE_WEIGHTS = (3.0, 1.0, 1.0, 1.0, 0.8, 0.7, 0.6, 0.6)
 NEIGHBOURS, NEIGHBOUR_SHARE, RANDOM_SHARE = 6, 0.25, 0.05
-CALLER = 8
-"""Index of the caller's first stream among the code streams."""
+CALLER, MEANING = 8, 15
+"""Indices of the caller's first and last stream among the code streams."""
+
+
+READ = (*range(CALLER + 1), MEANING)
+"""The code streams that are read."""
 
 
 def tiny_config(text_card: int) -> LMConfig:
-    """The embedded model's shape: 4.9 M parameters. The caller's codebooks 2 to 8 have zero tables."""
+    """The embedded model's shape: 4.9 M parameters. The caller's codebooks 2 to 7 have zero tables."""
     return LMConfig(
         dim=192, num_heads=4, num_layers=4, context=160, text_card=text_card, card=512, n_q=16, dep_q=8,
         depformer_dim=64, depformer_dim_feedforward=264, depformer_num_heads=4, depformer_num_layers=2,
@@ -56,6 +62,8 @@ class Calls:
     """The same as the agent remembers it (train/dialogue.py `Call`)."""
     caller: Tensor
     """(B, T) codebook 1"""
+    meaning: Tensor
+    """(B, T) the last code"""
     learn: Tensor
     intent: Tensor
     speaking: Tensor
@@ -75,8 +83,8 @@ class Calls:
 
         pairs = list(zip(calls, starts, strict=True))
         return cls(
-            cut("text"), cut("agent"), cut("past_text"), cut("past_agent"), cut("caller"), cut("learn"),
-            cut("intent"), cut("speaking"), cut("worth"),
+            cut("text"), cut("agent"), cut("past_text"), cut("past_agent"), cut("caller"), cut("meaning"),
+            cut("learn"), cut("intent"), cut("speaking"), cut("worth"),
             torch.tensor([at == 0 for at in starts]),
             torch.tensor([int(call.past_text[max(0, at - 1)]) for call, at in pairs]),
             torch.tensor(np.stack([call.past_agent[max(0, at - 1)] for call, at in pairs])).long(),
@@ -86,11 +94,11 @@ class Calls:
         """What the engine reads at each frame: its own last tokens, the caller's present ones.
 
         In a call's first frame every token is the initial one (engine/generation.py). Text (B, T) and
-        codes (B, T, 9): the agent's eight and the caller's first.
+        codes (B, T, 10): the agent's eight, the caller's first and last.
         """
         text = torch.cat([self.before_text[:, None], self.past_text[:, :-1]], 1)
         codes = torch.cat([self.before_agent[:, None], self.past_agent[:, :-1]], 1)
-        codes = torch.cat([codes, self.caller[..., None]], -1)
+        codes = torch.cat([codes, self.caller[..., None], self.meaning[..., None]], -1)
         text[self.fresh, 0] = config.text_card
         codes[self.fresh, 0] = config.card
         return text, codes
@@ -113,7 +121,7 @@ class LmStage(nn.Module):
             self.lm.emb[CALLER].weight[: config.card] = (
                 book @ torch.randn(book.shape[1], config.dim) * (0.25 / 8)
             )
-            for table in self.lm.emb[CALLER + 1 :]:
+            for table in self.lm.emb[CALLER + 1 : MEANING]:
                 table.weight.zero_()
 
 
@@ -136,7 +144,7 @@ def losses(stage: LmStage, calls: Calls, share: float) -> dict[str, Tensor]:
     config = stage.lm.config
     text, codes = calls.inputs(config)
     codes[..., CALLER] = misheard(codes[..., CALLER], stage.neighbours)
-    hidden = stage.lm.hidden(stage.lm.embed(text, codes))
+    hidden = stage.lm.hidden(stage.lm.embed(text, codes, READ))
     weight = torch.where(calls.text == PAD, torch.where(calls.speaking, 0.3, 0.4), 1.0) * calls.learn
     each = functional.cross_entropy(
         stage.lm.text_linear(hidden).transpose(1, 2), calls.text, reduction="none"
@@ -158,7 +166,7 @@ def scores(stage: LmStage, calls: Calls) -> dict[str, float]:
     """Teacher-forced shares: words right, onsets right (first word of a line), codes right, intents right."""
     stage.eval()
     config = stage.lm.config
-    hidden = stage.lm.hidden(stage.lm.embed(*calls.inputs(config)))
+    hidden = stage.lm.hidden(stage.lm.embed(*calls.inputs(config), READ))
     found = stage.lm.text_linear(hidden).argmax(-1)
     words = (calls.text != PAD) & (calls.text != EPAD) & calls.learn
     onset = words & ~functional.pad(calls.speaking, (1, 0))[:, :-1]
@@ -187,7 +195,7 @@ def batch(writer: Scriptwriter, rows: int) -> Calls:
 
 
 def load_codec(path: Path) -> TinyNet:
-    net = TinyNet()
+    net = TinyNet(CONFIG)
     net.load_state_dict(torch.load(path, weights_only=True))
     return net
 
@@ -200,7 +208,7 @@ def tokenizer(state: Path) -> sentencepiece.SentencePieceProcessor:
     return sentencepiece.SentencePieceProcessor(model_file=str(path))
 
 
-def train(state: Path, codec: Path, minutes: float, rows: int, utterances: int) -> None:
+def train(state: Path, codec: Path, minutes: float, rows: int, utterances: int, rate: float) -> None:
     net, tokens = load_codec(codec), tokenizer(state)
     ear, agent = Ear(net), AgentStore(state)
     maker = StringMaker(ear, CallerStore(state, "train"), agent, tokens, 1)
@@ -210,13 +218,16 @@ def train(state: Path, codec: Path, minutes: float, rows: int, utterances: int) 
     stage = LmStage(tiny_config(len(tokens)), net)
     learnt = [p for name, p in stage.named_parameters() if not _zero_table(name)]
     optimiser = torch.optim.AdamW(learnt, betas=(0.9, 0.95), weight_decay=0.03)
-    loop = Loop(state / "lm.pt", stage, optimiser, minutes, 2.5e-3, clip=1.0)
+    loop = Loop(state / "lm.pt", stage, optimiser, minutes, rate, clip=1.0)
     writer.rng.seed(loop.steps + 1)
     log.info("ready: %d frames of calls a step", rows * FRAMES)
     while loop.running:
         if loop.steps % 3 == 0:
             maker.hear()
-        loop.step(losses(stage, batch(writer, rows), 0.2))
+        calls = batch(writer, rows)
+        with torch.autocast("cpu", torch.bfloat16):
+            parts = losses(stage, calls, 0.2)
+        loop.step({name: part.float() for name, part in parts.items()})
         if loop.steps % 50 == 0 or loop.steps == 5:
             loop.report()
         if loop.steps % 150 == 0 or not loop.running:
@@ -224,7 +235,7 @@ def train(state: Path, codec: Path, minutes: float, rows: int, utterances: int) 
 
 
 def _zero_table(name: str) -> bool:
-    return any(name == f"lm.emb.{k}.weight" for k in range(CALLER + 1, 16))
+    return any(name == f"lm.emb.{k}.weight" for k in range(CALLER + 1, MEANING))
 
 
 def main() -> None:
@@ -236,6 +247,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=25.0)
     parser.add_argument("--rows", type=int, default=12)
     parser.add_argument("--utterances", type=int, default=12_000)
+    parser.add_argument("--rate", type=float, default=2.5e-3, help="half of it after train.start")
     chosen = parser.parse_args()
     prepare(3)
     train(
@@ -244,6 +256,7 @@ def main() -> None:
         chosen.minutes,
         chosen.rows,
         chosen.utterances,
+        chosen.rate,
     )
 
 

@@ -74,6 +74,10 @@ class Loop:
 
     def _resume(self) -> None:
         kept = torch.load(self.path, map_location="cpu", weights_only=True)
+        if "optimiser" not in kept:  # train/start.py: weights alone
+            self.modules.load_state_dict(kept["modules"], strict=False)
+            log.info("started from given weights")
+            return
         self.modules.load_state_dict(kept["modules"])
         self.optimiser.load_state_dict(kept["optimiser"])
         self.active_s, self.steps = kept["active_s"], kept["steps"]

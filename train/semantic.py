@@ -1,40 +1,42 @@
-"""The semantic half of the tiny codec: a tower and codebook 1 that carry a caller's words.
+"""The semantic half of the tiny codec: a tower, codebook 1 that carries a caller's words, and the meaning.
 
-    python -m train.semantic --state DIR --minutes 35
+    python -m train.semantic --state DIR --minutes 35 [--keep-book]
 
 At 8 kHz, where the features are those of 24 kHz (test_tiny_codec.py), with the frequency axis warped a
-little from caller to caller. Three losses hang on the quantised vectors through a small listener that is
-thrown away: the word of each frame, the words in order (CTC, Graves 2006), and the intent at the end.
+little from caller to caller, bands and moments of it hidden. Learnt from the tower: the phones in order (CTC,
+Graves 2006) halfway up, the word of each frame and the meaning at the end. From scratch, a small listener
+that is thrown away asks for words and meaning in the quantised vectors too. With --keep-book codebook 1 stays
+as it was: the tower is held to the vectors of the tower it began as, and a language model goes on hearing the
+same.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from engine.model.tiny_codec import CausalConv, TinyNet, log_mel, mel_bank, nearest
+from engine.model.tiny_codec import CausalConv, TinyCodecConfig, TinyNet, log_mel, mel_bank, nearest
 from train import receptionist as script
 from train import sounds
+from train.callers import HOP, Batch, Callers, Lexicon, meaning_labels, set_aside, word_frames
 from train.data import AgentStore, CallerStore, Utterance
 from train.loop import Loop, log, prepare
 from train.rvq import RvqTrainer
 
-HOP = 640
-"""Samples of a frame at 8 kHz."""
-WORD_DELAY = 2
-"""Frames after a word's place at which it is asked for."""
+CONFIG = TinyCodecConfig(meanings=len(script.INTENTS))
+HALFWAY = 2 + sum(CONFIG.semantic_depths[:2])
+"""Layers of the tower up to 25 Hz."""
+PHONES = 48
+"""Room for flite's phones and the blank."""
 WARPS = (0.88, 0.92, 0.96, 1.0, 1.0, 1.04, 1.09)
 QUANTISED_FROM = 0.5
 """Fraction of the training after which the vectors begin to be quantised."""
-SILENT_ROWS = 3
-"""Rows of a batch without any speech: noise, coughs, tones, the agent's echo."""
 
 
 class Features(nn.Module):
@@ -51,6 +53,20 @@ class Features(nn.Module):
         spectra = torch.fft.rfft(functional.pad(pcm, (240, 0)).unfold(-1, 320, 80) * self.window)
         which = torch.full((len(pcm),), WARPS.index(1.0)) if warp is None else warp
         return log_mel(spectra.abs() * (4 / 320), self.banks[which])
+
+
+def hidden_parts(mel: Tensor) -> Tensor:
+    """mel (B, n, bands) with stripes of bands and moments set to their row's mean (Park et al. 2019)."""
+    rows, count, bands = mel.shape
+    index, time = torch.arange(bands), torch.arange(count)
+    hide = torch.zeros(rows, count, bands, dtype=torch.bool)
+    for _ in range(2):
+        low, width = torch.randint(0, bands, (rows, 1)), torch.randint(0, 8, (rows, 1))
+        hide |= ((index >= low) & (index < low + width))[:, None]
+        first, length = torch.randint(0, count, (rows, 1)), torch.randint(0, 9, (rows, 1))
+        hide |= ((time >= first) & (time < first + length))[:, :, None]
+    hide &= torch.rand(rows, 1, 1) < 0.6
+    return torch.where(hide, mel.mean((1, 2), keepdim=True), mel)
 
 
 class Listener(nn.Module):
@@ -75,208 +91,219 @@ class Listener(nn.Module):
 
 
 class SemanticStage(nn.Module):
-    """What is saved: tower, codebook 1, its averages and the listener."""
+    """What is saved: tower, meaning, codebook 1, its averages and what helps training."""
 
     def __init__(self, words: int) -> None:
         super().__init__()
-        net = TinyNet()
-        self.tower = net.semantic
+        net = TinyNet(CONFIG)
+        assert net.meaning is not None
+        self.tower, self.meaning = net.semantic, net.meaning
         self.register_buffer("book", net.codebook[:1].clone())
         self.rvq = RvqTrainer(self.book)
-        self.features = Features(net.config.semantic_bands)
-        self.listener = Listener(net.config.code_dim, words, len(script.INTENTS))
-        self.straight = nn.Linear(net.config.code_dim, words + 1)
+        self.features = Features(CONFIG.semantic_bands)
+        width = CONFIG.semantic_widths[-1]
+        self.listener = Listener(CONFIG.code_dim, words, len(script.INTENTS))
+        self.straight = WordHeads(width, CONFIG.semantic_widths[1], words)
+        self.teacher = copy.deepcopy(net.semantic).requires_grad_(False)
 
     def vectors(self, pcm: Tensor, warp: Tensor | None = None) -> Tensor:
         out: Tensor = self.tower(self.features(pcm, warp))
         return out
 
+    def climbed(self, mel: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, n, bands) -> the tower's features (B, n / 8, width) and, halfway, (B, middle width, n / 4)."""
+        x = middle = mel.transpose(1, 2)
+        for place, layer in enumerate(self.tower.layers, 1):
+            x = layer(x)
+            if place == HALFWAY:
+                middle = x
+        return self.tower.norm(x.transpose(1, 2)), middle
+
     def codes(self, pcm: Tensor) -> Tensor:
         """(B, n * 640) at 8 kHz -> codebook 1 (B, n)."""
         return nearest(self.vectors(pcm), self.book[0])
 
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """One batch of callers."""
-
-    pcm: Tensor
-    """(B, n * 640) at 8 kHz, what arrives."""
-    starts: list[int]
-    ends: list[int]
-    """Samples at which speech begins and ends."""
-    said: list[Utterance | None]
-
-    @property
-    def frames(self) -> int:
-        return self.pcm.shape[1] // HOP
+    def meant(self, pcm: Tensor) -> Tensor:
+        """(B, n * 640) at 8 kHz -> logits of the meaning (B, n, meanings + 1)."""
+        hidden, _ = self.meaning.recurrent(self.tower.features(self.features(pcm)))
+        out: Tensor = self.meaning.head(hidden)
+        return out
 
 
-class Callers:
-    """Batches of training callers, balanced over intents and sorted by length."""
+class WordHeads(nn.Module):
+    """The word of each frame and, halfway up the tower at 25 Hz, the phones in order; thrown away."""
 
-    def __init__(self, store: CallerStore, agent: AgentStore | None, rows: int, seed: int) -> None:
-        self.store, self.rows = store, rows
-        self.rng = random.Random(seed)
-        self.by_intent: list[list[Utterance]] = [[] for _ in script.INTENTS]
-        for said in store.utterances:
-            self.by_intent[said.intent].append(said)
-        sizes = [len(group) for group in self.by_intent]
-        self.weights = [0.5 + 0.5 * size * len(sizes) / sum(sizes) for size in sizes]
-        self.weights[-1] = 0.18 * sum(self.weights[:-1])
-        self.agent = torch.from_numpy(agent.samples[::3].copy()) if agent else torch.zeros(RATE_MIN)
+    def __init__(self, width: int, middle: int, words: int) -> None:
+        super().__init__()
+        self.conv = CausalConv(width, 192, 3)
+        self.frame_words = nn.Linear(192, words + 1)
+        self.phones = nn.Linear(middle, PHONES)
 
-    def __iter__(self) -> Iterator[Batch]:
-        while True:
-            intents = self.rng.choices(range(len(self.by_intent)), self.weights, k=self.rows * 8)
-            pool = sorted((self.rng.choice(self.by_intent[i]) for i in intents), key=lambda said: said.length)
-            groups = [pool[i : i + self.rows] for i in range(0, len(pool), self.rows)]
-            self.rng.shuffle(groups)
-            yield from (self.batch(group) for group in groups)
-
-    def batch(self, group: list[Utterance]) -> Batch:
-        rng = self.rng
-        voices = [
-            sounds.moved(torch.from_numpy(self.store.pcm(said)), rng.uniform(0.9, 1.12)) for said in group
-        ]
-        starts = [rng.randint(800, 5_000) for _ in voices]
-        ends = [start + len(voice) for start, voice in zip(starts, voices, strict=True)]
-        frames = -(-(max(ends) + rng.randint(3, 8) * HOP) // HOP)
-        clean = torch.zeros(len(group) + SILENT_ROWS, frames * HOP)
-        for row, (start, voice) in enumerate(zip(starts, voices, strict=True)):
-            clean[row, start : start + len(voice)] = voice * rng.uniform(0.5, 1.2)
-        pcm = sounds.phone_line(clean, rng)
-        self._disturb(pcm)
-        return Batch(
-            pcm, starts + [0] * SILENT_ROWS, ends + [0] * SILENT_ROWS, [*group, *[None] * SILENT_ROWS]
-        )
-
-    def _disturb(self, pcm: Tensor) -> None:
-        """Coughs before speech or alone, and the agent's echo, in place."""
-        count = pcm.shape[1]
-        for row in range(len(pcm)):
-            silent = row >= len(pcm) - SILENT_ROWS
-            if silent or self.rng.random() < 0.08:
-                burst = sounds.cough(self.rng) * self.rng.uniform(0.02, 0.3)
-                at = self.rng.randint(0, count - len(burst) - 1) if silent else 0
-                pcm[row, at : at + len(burst)] += burst
-            if self.rng.random() < (0.5 if silent else 0.12):
-                at = self.rng.randint(0, len(self.agent) - count)
-                pcm[row] += self.agent[at : at + count] * 10 ** (-self.rng.uniform(14, 35) / 20)
+    def forward(self, features: Tensor, middle: Tensor) -> tuple[Tensor, Tensor]:
+        h = functional.gelu(self.conv(features.transpose(1, 2))).transpose(1, 2)
+        return self.frame_words(h), self.phones(middle.transpose(1, 2))
 
 
-RATE_MIN = 10 * sounds.RATE
+class Memory:
+    """States of the recurrent network after earlier callers: a call does not begin with every utterance."""
+
+    def __init__(self, width: int, keep: int = 256) -> None:
+        self.states = torch.zeros(keep, width)
+
+    def begin(self, rows: int) -> tuple[Tensor, Tensor]:
+        """States (1, rows, width) to begin with, and which of them are fresh."""
+        fresh = torch.rand(rows) < 0.4
+        old = self.states[torch.randint(0, len(self.states), (rows,))]
+        return torch.where(fresh[:, None], torch.zeros(()), old)[None], fresh
+
+    def keep(self, last: Tensor) -> None:
+        self.states[torch.randint(0, len(self.states), (len(last),))] = last.detach()
 
 
-def vocabulary(utterances: list[Utterance]) -> dict[str, int]:
-    """Words of the training callers -> 1…; 0 is the blank."""
-    return {
-        word: i + 1 for i, word in enumerate(sorted({w for said in utterances for w in said.words.split()}))
-    }
+def frame_loss(frame_words: Tensor, batch: Batch, lexicon: Lexicon) -> Tensor:
+    weight = torch.ones(frame_words.shape[-1])
+    weight[0] = 0.3
+    labels = word_frames(batch, lexicon.words).flatten()
+    return functional.cross_entropy(frame_words.flatten(0, 1), labels, weight=weight)
 
 
-def word_frames(batch: Batch, words: dict[str, int]) -> Tensor:
-    """(B, frames): the word spoken WORD_DELAY frames ago, places by letters; 0 where nobody spoke."""
-    labels = torch.zeros(len(batch.said), batch.frames, dtype=torch.int64)
-    for row, said in enumerate(batch.said):
-        if said is None:
-            continue
-        spoken = said.words.split()
-        edges = torch.tensor([0.0, *(len(word) + 1.5 for word in spoken)]).cumsum(0)
-        edges = batch.starts[row] + (batch.ends[row] - batch.starts[row]) * edges / edges[-1]
-        places = (edges / HOP).int() + WORD_DELAY
-        for i, word in enumerate(spoken):
-            labels[row, places[i] : max(int(places[i + 1]), int(places[i]) + 1)] = words.get(word, 0)
-    return labels
+def order_loss(logits: Tensor, targets: list[list[int]]) -> Tensor:
+    """CTC of logits (B, T, classes)."""
+    lengths = torch.tensor([len(target) for target in targets])
+    flat = torch.tensor([code for target in targets for code in target])
+    everywhere = torch.full((len(targets),), logits.shape[1])
+    return functional.ctc_loss(
+        logits.log_softmax(-1).transpose(0, 1), flat, everywhere, lengths, zero_infinity=True
+    )
 
 
-def losses(stage: SemanticStage, batch: Batch, words: dict[str, int], continuous: float) -> dict[str, Tensor]:
-    """The losses of one batch; `continuous` is the share of rows whose vectors are not quantised."""
-    vectors = stage.vectors(batch.pcm, torch.randint(0, len(WARPS), (len(batch.pcm),)))
+def losses(
+    stage: SemanticStage, batch: Batch, lexicon: Lexicon, memory: Memory
+) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """The losses on the tower's features; with them the features and the mel bands they come from."""
+    mel = stage.features(batch.pcm, torch.randint(0, len(WARPS), (len(batch.pcm),)))
+    features, middle = stage.climbed(hidden_parts(mel))
+    frame_words, sounded = stage.straight(features, middle)
+    frames = frame_loss(frame_words, batch, lexicon)
+    spoken = [
+        [p for word in said.words.split() for p in lexicon.phones[word]] if said else []
+        for said in batch.said
+    ]
+    order = order_loss(sounded, spoken)
+    state, fresh = memory.begin(len(batch.said))
+    hidden, last = stage.meaning.recurrent(functional.dropout(features, 0.1), state)
+    memory.keep(last[0])
+    logits = stage.meaning.head(functional.dropout(hidden, 0.2))
+    meant = functional.cross_entropy(
+        logits.flatten(0, 1), meaning_labels(batch, fresh).flatten(), ignore_index=-1
+    )
+    return {"frames": 0.7 * frames, "phones": 0.7 * order, "meant": 1.5 * meant}, features, mel
+
+
+def held(stage: SemanticStage, features: Tensor, mel: Tensor, rows: int = 5) -> dict[str, Tensor]:
+    """How far the vectors of some rows are from those of the tower that codebook 1 was made for."""
+    which = torch.randperm(len(mel))[:rows]
+    with torch.no_grad():
+        wanted = stage.teacher(mel[which])
+    given = stage.tower.out(features[which])
+    return {"held": 0.5 * (given - wanted).square().mean() / wanted.var()}
+
+
+def quantised_losses(
+    stage: SemanticStage, features: Tensor, batch: Batch, lexicon: Lexicon, continuous: float
+) -> dict[str, Tensor]:
+    """From scratch: the same asked of codebook 1; `continuous` is the share of rows not quantised."""
+    vectors = stage.tower.out(features)
     quantised, _, commitment = (
         stage.rvq(vectors) if continuous < 1 else (vectors, None, vectors.square().mean() * 0.02)
     )
     raw = (torch.rand(len(vectors), 1, 1) < continuous).float()
     heard = (raw * vectors + (1 - raw) * quantised) * (torch.rand(*vectors.shape[:2], 1) > 0.05)
     frame_words, ordered, intents = stage.listener(heard)
-    weight = torch.ones(frame_words.shape[-1])
-    weight[0] = 0.3
-    frames = functional.cross_entropy(
-        frame_words.flatten(0, 1), word_frames(batch, words).flatten(), weight=weight
+    frames = frame_loss(frame_words, batch, lexicon)
+    order = order_loss(
+        ordered, [[lexicon.words[w] for w in said.words.split()] if said else [] for said in batch.said]
     )
-    targets = [
-        torch.tensor([words[w] for w in said.words.split()]) if said else torch.zeros(0, dtype=torch.int64)
-        for said in batch.said
-    ]
-    lengths = torch.tensor([len(t) for t in targets])
-    everywhere = torch.full((len(targets),), batch.frames)
-    straight = [stage.straight(vectors)] if continuous == 1 else []
-    order = [
-        functional.ctc_loss(
-            x.log_softmax(-1).transpose(0, 1), torch.cat(targets), everywhere, lengths, zero_infinity=True
-        )
-        for x in (ordered, *straight)
-    ]
-    rows = torch.arange(len(batch.said) - SILENT_ROWS)
-    meant = torch.tensor([said.intent for said in batch.said if said])
-    last = torch.tensor([-(-end // HOP) for said, end in zip(batch.said, batch.ends, strict=True) if said])
-    ends = [
-        functional.cross_entropy(intents[rows, (last + d).clamp(max=batch.frames - 1)], meant)
-        for d in (0, 1, 2)
-    ]
-    return {"frames": frames, "ordered": 0.5 * order[0], "straight": 0.25 * sum(order[1:], torch.zeros(())),
-            "intent": torch.stack(ends).mean(), "commitment": 0.25 * commitment}  # fmt: skip
+    labels = meaning_labels(batch, torch.zeros(len(batch.said), dtype=torch.bool))
+    meant = functional.cross_entropy(
+        intents.flatten(0, 1), (labels - 1).clamp(min=-1).flatten(), ignore_index=-1
+    )
+    return {"book": frames + 0.5 * order + meant, "commitment": 0.25 * commitment}
+
+
+Trial = tuple[Utterance, Tensor]
+"""An utterance and the probabilities (meanings + 1,) of its meaning when an answer is due."""
 
 
 @torch.no_grad()
-def accuracy(stage: SemanticStage, store: CallerStore, quantised: bool = True) -> dict[str, float]:
-    """Intents of held-out voices in noise, over phrasings seen and not seen in training."""
+def trials(
+    stage: SemanticStage,
+    store: CallerStore,
+    utterances: list[Utterance],
+    after: int = 5,
+    line: random.Random | None = None,
+) -> list[Trial]:
+    """Utterances in noise or over a telephone `line`; what is thought `after` frames past their last."""
     stage.eval()
     generator = torch.random.get_rng_state()
     torch.manual_seed(5)
-    hits: dict[bool, list[bool]] = {True: [], False: []}
-    ordered = sorted(store.utterances, key=lambda said: said.length)
+    found: list[Trial] = []
+    ordered = sorted(utterances, key=lambda said: said.length)
     for at in range(0, len(ordered), 48):
         group = ordered[at : at + 48]
-        pcm = torch.zeros(len(group), (-(-max(said.length for said in group) // HOP) + 8) * HOP)
+        pcm = torch.zeros(len(group), (-(-max(said.length for said in group) // HOP) + 11) * HOP)
         for row, said in enumerate(group):
             pcm[row, 2_400 : 2_400 + said.length] = torch.from_numpy(store.pcm(said))
-        pcm = pcm + 0.008 * torch.randn_like(pcm)
-        vectors = stage.vectors(pcm)
-        if quantised:
-            vectors = stage.rvq(vectors)[0]
-        last = torch.tensor([-(-(2_400 + said.length) // HOP) + 2 for said in group])
-        found = stage.listener(vectors)[2][torch.arange(len(group)), last].argmax(-1)
-        for said, intent in zip(group, found.tolist(), strict=True):
-            hits[said.seen_phrasing].append(intent == said.intent)
+        pcm = sounds.phone_line(pcm, line) if line else pcm + 0.008 * torch.randn_like(pcm)
+        last = torch.tensor([(2_400 + said.length - HOP // 6) // HOP + after for said in group])
+        sure = stage.meant(pcm)[torch.arange(len(group)), last].softmax(-1)
+        found += zip(group, sure, strict=True)
     torch.random.set_rng_state(generator)
     stage.train()
+    return found
+
+
+def accuracy(stage: SemanticStage, store: CallerStore) -> dict[str, float]:
+    """Meanings of held-out voices in noise, over phrasings seen and not seen in training."""
+    hits: dict[bool, list[bool]] = {True: [], False: []}
+    for said, sure in trials(stage, store, store.utterances):
+        hits[said.seen_phrasing].append(int(sure.argmax()) == 1 + said.intent)
     return {"seen": sum(hits[True]) / len(hits[True]), "unseen": sum(hits[False]) / len(hits[False])}
 
 
-def train(state: Path, minutes: float, rows: int, check_every: int) -> None:
+def train(state: Path, minutes: float, rows: int, check_every: int, keep_book: bool) -> None:
     store, held_out = CallerStore(state, "train"), CallerStore(state, "test")
-    words = vocabulary(store.utterances)
-    stage = SemanticStage(len(words))
-    learnt = [*stage.tower.parameters(), *stage.listener.parameters(), *stage.straight.parameters()]
+    kept, aside = set_aside(store.utterances)
+    lexicon = Lexicon(kept, state / "phones.json")
+    stage = SemanticStage(len(lexicon))
+    learnt = [p for name, p in stage.named_parameters() if not name.startswith("teacher.")]
     loop = Loop(
         state / "semantic.pt",
         stage,
         torch.optim.AdamW(learnt, betas=(0.9, 0.98), weight_decay=0.02),
         minutes,
-        2.5e-3,
+        2e-3 if keep_book else 2.5e-3,
     )
+    store.utterances = kept
     callers = iter(Callers(store, AgentStore(state), rows, loop.steps + 1))
-    log.info("%d utterances, %d words", len(store.utterances), len(words))
+    memory = Memory(CONFIG.meaning_width)
+    log.info("%d utterances, %d aside, %d words", len(kept), len(aside), len(lexicon))
     while loop.running:
+        batch = next(callers)
         continuous = min(1.0, max(0.0, 1 - (loop.done - QUANTISED_FROM) / 0.15))
-        if continuous == 1:
+        if continuous == 1 and not keep_book:
             stage.rvq.started.zero_()
-        loop.step(losses(stage, next(callers), words, continuous))
+        with torch.autocast("cpu", torch.bfloat16):  # a step takes two thirds of the time
+            parts, features, mel = losses(stage, batch, lexicon, memory)
+            if keep_book:
+                parts |= held(stage, features, mel)
+        if not keep_book:
+            parts |= quantised_losses(stage, features.float(), batch, lexicon, continuous)
+        loop.step({name: part.float() for name, part in parts.items()})
         if loop.steps % 100 == 0 or loop.steps in (5, 20):
-            loop.report(continuous=continuous)
+            loop.report()
         if loop.steps % check_every == 0 or not loop.running:
-            loop.report(**accuracy(stage, held_out, continuous < 0.5))
+            loop.report(**accuracy(stage, held_out))
 
 
 def main() -> None:
@@ -287,9 +314,10 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=35.0)
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--check-every", type=int, default=500)
+    parser.add_argument("--keep-book", action="store_true", help="after train.start: codebook 1 stays")
     chosen = parser.parse_args()
     prepare(2)
-    train(chosen.state, chosen.minutes, chosen.rows, chosen.check_every)
+    train(chosen.state, chosen.minutes, chosen.rows, chosen.check_every, chosen.keep_book)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,10 @@ from torch import Tensor
 from engine.model.tiny_codec import FRAME, TinyNet, nearest
 from train import receptionist as script
 from train import sounds
+from train.callers import HOP, Callers
 from train.data import AgentStore, CallerStore, Line
 from train.dialogue import EPAD, PAD, AgentLine, Codes, Heard, Strings
-from train.semantic import HOP, Callers, Features
+from train.semantic import Features
 
 LEAD_FRAMES = 25
 """Silence the agent's lines are encoded behind: longer than the encoder's memory."""
@@ -60,7 +61,7 @@ class Ear:
         frames = math.ceil(len(pcm) / FRAME) + 1
         padded = torch.zeros(1, (LEAD_FRAMES + frames) * FRAME)
         padded[0, LEAD_FRAMES * FRAME :][: len(pcm)] = pcm
-        return self.net.encode(padded)[0, LEAD_FRAMES:].numpy().astype(np.int16)
+        return self.net.encode_agent(padded)[0, LEAD_FRAMES:].numpy().astype(np.int16)
 
 
 def agent_line(

@@ -8,6 +8,7 @@ The same arithmetic as engine/model/{lm,depth,transformer}.py, over whole sequen
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -141,11 +142,11 @@ class TrainedLM(nn.Module):
         for table in [self.text_emb, *self.emb]:
             nn.init.normal_(table.weight, std=0.08)
 
-    def embed(self, text: Tensor, codes: Tensor) -> Tensor:
-        """text (B, T), codes (B, T, streams up to n_q) -> (B, T, dim). Streams left out add nothing."""
+    def embed(self, text: Tensor, codes: Tensor, streams: Sequence[int] | None = None) -> Tensor:
+        """text (B, T), codes (B, T, n) of `streams` (default the first n) -> (B, T, dim)."""
         x: Tensor = self.text_emb(text)
-        for k in range(codes.shape[-1]):
-            x = x + self.emb[k](codes[..., k])
+        for place, k in enumerate(streams or range(codes.shape[-1])):
+            x = x + self.emb[k](codes[..., place])
         return x
 
     def hidden(self, inputs: Tensor) -> Tensor:
