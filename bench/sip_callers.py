@@ -124,7 +124,7 @@ module_app menu.so
 
 
 class BaresipServer(Program):
-    """The peer: one baresip that answers whoever calls, with a file of noise."""
+    """The peer: one baresip that answers whoever calls, with noise; it hangs up at its file's end."""
 
     def __init__(self, folder: Path, calls: int) -> None:
         folder.mkdir()
@@ -135,7 +135,7 @@ class BaresipServer(Program):
             calls=calls,
             address=LOOPBACK,
             port=self.sip_port,
-            source=write_wav(folder / "speech.wav", steady_noise(20, 8_000), 8_000),
+            source=write_wav(folder / "speech.wav", steady_noise(120, 8_000), 8_000),
             modules=next(path for path in folders if path.is_dir()),
         )
         (folder / "config").write_text(text)

@@ -156,7 +156,7 @@ def respond(
     return (
         f"SIP/2.0 {code} {reason}\r\n{headers}To: {to}\r\n{contact}{extra}{typed}"
         f"Content-Length: {len(body)}\r\n\r\n"
-    ).encode() + body
+    ).encode("utf-8", "surrogateescape") + body
 
 
 def answered_call(settings: AgentSettings | None = None, extra: str = "") -> tuple[Script, str, str]:

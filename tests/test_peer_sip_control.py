@@ -23,26 +23,26 @@ RATE = 8_000
 def test_a_phone_holds_and_resumes_five_times_and_talks_on(tmp_path: Path) -> None:
     with Gateway(tmp_path, **operated(MG_MEDIA__RTP_TIMEOUT_S="3")) as gateway:
         desk = Desk(gateway)
-        phone = Softphone(tmp_path / "phone", steady_noise(60, RATE))
-        phone.dial(gateway.uri)
-        for _ in range(5):
+        with Softphone(tmp_path / "phone", steady_noise(60, RATE)) as phone:
+            phone.dial(gateway.uri)
+            for _ in range(5):
+                phone.tell("hold")
+                desk.until(held_by_caller=True)
+                phone.tell("resume")
+                call = desk.until(held_by_caller=False, state="answered")
             phone.tell("hold")
             desk.until(held_by_caller=True)
+            _pass(5.0)
+            assert desk.call()["state"] == "held", "no packet for longer than the time-out, which rests"
             phone.tell("resume")
-            call = desk.until(held_by_caller=False, state="answered")
-        phone.tell("hold")
-        desk.until(held_by_caller=True)
-        _pass(5.0)
-        assert desk.call()["state"] == "held", "no packet for longer than the time-out, which rests"
-        phone.tell("resume")
-        desk.until(held_by_caller=False)
-        before = desk.call()["media"]["packets_received"]
-        _pass(2.0)
-        assert desk.call()["media"]["packets_received"] - before > 60, "he is heard again"
-        phone.tell("hangup")
-        gateway.wait_for_slots(0, 5.0)
-        states = [m["state"] for m in desk.told(call["id"]) if m["type"] == "state"]
-        assert states == ["answered", *("held", "resumed") * 6]
+            desk.until(held_by_caller=False)
+            before = desk.call()["media"]["packets_received"]
+            _pass(2.0)
+            assert desk.call()["media"]["packets_received"] - before > 60, "he is heard again"
+            phone.tell("hangup")
+            gateway.wait_for_slots(0, 5.0)
+            states = [m["state"] for m in desk.told(call["id"]) if m["type"] == "state"]
+            assert states == ["answered", *("held", "resumed") * 6]
 
 
 def test_we_hold_a_phone_and_take_it_back(tmp_path: Path) -> None:
