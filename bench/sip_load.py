@@ -232,7 +232,7 @@ def beside(folder: Path, load: SipLoad, rates: list[int], calls: int, seconds: i
         print("baresip is not installed: no peer beside us", file=sys.stderr)
         return
     # A fresh one: overload leaves its mark.
-    with baresip_for(folder / "baresip audio", 2 * calls) as server:
+    with baresip_for(folder / "baresip-audio", 2 * calls) as server:
         load.audio("baresip", server, calls, seconds)
 
 

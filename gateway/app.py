@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import gc
 import logging
@@ -40,6 +41,8 @@ from sip.events import Event
 from sip.settings import AgentSettings
 
 log = logging.getLogger(__name__)
+LAST_WORDS_S = 1.0
+"""How long a shutdown waits for answers to what was said last."""
 
 SLOT_EVENTS_S = 0.08
 """How often the engine's text is carried to the calls: once a frame."""
@@ -116,9 +119,17 @@ class App:
         if self.http is not None:
             await self.http.stop()
         if self.endpoint is not None:
+            await self._last_words()
             await self.endpoint.close()
         await self.media.shut_down()
         await self.engine.stop()
+
+    async def _last_words(self) -> None:
+        """BYE and the last REGISTER are sent again while they are lost, or asked who we are; not for long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORDS_S):
+                while self.agent.awaits_answers:
+                    await asyncio.sleep(0.02)
 
     def start_up(self) -> StartUp:
         """What the banner says of a started gateway."""

@@ -65,6 +65,12 @@ class UserAgent:
 
     # The wire
 
+    @property
+    def awaits_answers(self) -> bool:
+        """A request of ours, such as a BYE or a last REGISTER, is not answered yet."""
+        open_states = ("calling", "trying", "proceeding")
+        return any(transaction.state in open_states for transaction in self._core.clients.values())
+
     def listen(self, transport: Transport, host: str, port: int) -> None:
         """Say where a socket was bound; the shell calls it. It stands in Via and Contact unless
         settings.public_host and public_port say otherwise."""
