@@ -117,6 +117,22 @@ def test_what_may_be_echo_is_not_the_callers_speech(silero: Silero, voice: np.nd
     assert loud.max() > 0.5 * RATE
 
 
+def test_noise_that_was_turned_down_and_comes_back_is_neither_loud_nor_asked_about(silero: Silero) -> None:
+    pcm = noise(4 * RATE, -52)
+    pcm[: 3 * RATE] *= 0.1
+    told, untold = SpeechDetector(1, silero=silero), SpeechDetector(1, silero=silero)
+    row, none, hiss = np.array([0]), np.zeros(1, np.float32), np.full(1, 10**-5.2, np.float32)
+    loud = [0, 0]
+    for detector in (told, untold):
+        detector.open(0)
+    for at in range(0, len(pcm), BLOCK):
+        told.hear(row, pcm[None, at : at + BLOCK], none, hiss)
+        untold.hear(row, pcm[None, at : at + BLOCK], none)
+        loud[0] += int(told.loud[0])
+        loud[1] += int(untold.loud[0])
+    assert loud[0] == 0 < loud[1]
+
+
 def test_far_below_his_own_voice_a_caller_is_someone_else_in_the_room(
     silero: Silero, voice: np.ndarray
 ) -> None:

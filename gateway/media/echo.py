@@ -131,10 +131,15 @@ class EchoCanceller:
     def left(self, rows: Rows) -> F32:
         """Echo power per sample that may remain in each row's last block, (n,).
 
-        Before it is known whether a row echoes, all that an echo return loss of 6 dB would explain; while a
-        path seems to have moved, all that was heard.
+        Before it is known whether a row echoes, all that an echo return loss of 6 dB would explain, or, of
+        what has borne no likeness to anything sent, a little; while a path seems to have moved, all that was
+        heard.
         """
         return self._rows.left(rows, self._residual.left[rows])
+
+    def noise(self, rows: Rows) -> F32:
+        """Noise power per sample (n,) of the lines themselves, before it was turned down with the echo."""
+        return self._residual.hiss[rows]
 
     def report(self, row: int) -> EchoReport:
         state = self._rows
@@ -168,6 +173,7 @@ class EchoCanceller:
         rows, pcm, usable = rows[awake], pcm[awake], usable[awake]
         self._finder.sent(rows, state.windows[rows])
         new = (state.state[rows] == LISTENING) & ~state.known_clean(rows)
+        usable = usable & state.comparable(rows, pcm)
         self._compare(rows, pcm, usable & new, 1)
         self._compare(rows, pcm, usable & ~new & self._turn(rows, LOOK_EVERY), LOOK_EVERY)
         state.looked[rows] += state.quiet[rows] == 0
@@ -188,7 +194,7 @@ class EchoCanceller:
         state = self._rows
         lag, peak = self._finder.verdict(rows)
         lag = lag + 1  # the newest block sent when one is heard is a tick old
-        bar = np.where(np.abs(lag - state.expected[rows]) <= 2, 0.85 * PEAK, PEAK)
+        bar = np.where(np.abs(lag - state.expected[rows]) <= 2, 0.9 * PEAK, PEAK)
         seen = peak > bar
         again = seen & (np.abs(lag - state.candidate[rows]) <= 1)
         state.candidate[rows] = np.where(seen, lag, -9)
@@ -212,7 +218,7 @@ class EchoCanceller:
         prior = likely * np.exp(np.where(away < 0, 0.7 * away, -0.3 * away))
         self._filter.start(np.array([row]), prior[None].astype(np.float32))
         self._filter.forget(row, fresh)
-        self._residual.start(row)
+        self._residual.start(row, self._filter.quietest(row))
         state.begin(row, STARTING)
 
     # -- take it out

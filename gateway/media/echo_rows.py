@@ -20,6 +20,15 @@ CLEAN_AFTER = 75
 """Audible sent blocks without a sign of echo before a call is held to be clean: 1.5 s."""
 UNKNOWN_ECHO = np.float32(0.25)
 """Echo power over sent power that is assumed until it is known: a return loss of 6 dB."""
+UNLIKE_AFTER = 30
+"""Blocks heard and compared with all that was sent, after which what bears no likeness is the caller."""
+UNLIKE = np.float32(0.05)
+"""Share of what was heard in them that may still be echo: more would have shown."""
+FAINT = np.float32(3e-5)
+"""Heard power over sent power (-45 dB) under which there is nothing to find."""
+SILENT = np.float32(6e-8)
+LOUDER = np.float32(4)
+"""Power over that of what was compared, from which a block is something else."""
 PEAK_FADE = np.float32(0.98)
 LONG_AGO = 1 << 20
 
@@ -38,6 +47,8 @@ class EchoRows:
         """Blocks since something audible was sent."""
         self.looked = np.zeros(count, np.int64)
         """Audible blocks whose echo was looked for."""
+        self.compared = np.zeros(count, np.int64)
+        """Blocks heard that were held against what was sent."""
         self.lag, self.candidate, self.expected = (np.zeros(count, np.int64) for _ in range(3))
         self.since = np.zeros(count, np.int64)
         """Usable blocks since the filter began."""
@@ -54,6 +65,8 @@ class EchoRows:
         """The filter's reference is unbroken up to the last block."""
         self.sent_peak, self.sent_power, self.echo_power = (np.zeros(count, np.float32) for _ in range(3))
         self.heard_power, self.out_power = (np.zeros(count, np.float32) for _ in range(2))
+        self.compared_power = np.zeros(count, np.float32)
+        """Of the blocks compared."""
         self.heard_fast, self.error_fast = (np.zeros(count, np.float32) for _ in range(2))
         self.windows = np.zeros((count, 2 * block), np.float32)
         """The last two blocks sent."""
@@ -96,6 +109,19 @@ class EchoRows:
         self.windows[rows, :half] = self.windows[rows, half:]
         self.windows[rows, half:] = pcm
 
+    def comparable(self, rows: Rows, pcm: F32) -> Flags:
+        """Blocks heard (n, L) in which an echo worth finding could be.
+
+        What stands far over all that was compared before is something else, of which nothing is known yet.
+        """
+        power = power_of(pcm)
+        loud = (power > FAINT * self.sent_peak[rows]) & (power > SILENT)
+        newer = loud & (power > LOUDER * self.compared_power[rows])
+        self.compared[rows] = np.where(newer, 0, self.compared[rows]) + loud
+        pace = np.maximum(1 / np.maximum(self.compared[rows], 1), 0.05).astype(np.float32)
+        self.compared_power[rows] += pace * loud * (power - self.compared_power[rows])
+        return loud
+
     def keep_score(self, rows: Rows, heard: F32, found: Innovation, out: F32, usable: Flags) -> None:
         """Levels before and after, and whether the filter did good."""
         d, e, y, o = (power_of(pcm) for pcm in (heard, found.error, found.echo, out))
@@ -119,7 +145,10 @@ class EchoRows:
     def left(self, rows: Rows, residual: F32) -> F32:
         """Echo power that may remain (n,), given what the residual stage says."""
         unknown = (self.state[rows] == LISTENING) & ~self.known_clean(rows)
-        left = np.where(unknown, UNKNOWN_ECHO * self.sent_peak[rows], residual)
+        most = UNKNOWN_ECHO * self.sent_peak[rows]
+        unlike = self.compared[rows] >= UNLIKE_AFTER
+        most = np.where(unlike, np.minimum(most, UNLIKE * self.compared_power[rows]), most)
+        left = np.where(unknown, most, residual)
         suspect = self.bad[rows] > 0
         return np.where(suspect, np.maximum(left, self.heard_fast[rows]), left).astype(np.float32)
 

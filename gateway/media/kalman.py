@@ -251,6 +251,11 @@ class KalmanRows:
         slots = (self.at[row] - np.arange(blocks)[::-1]) % self.history
         return np.asarray(self.heard[row, slots].ravel(), dtype=np.float32)
 
+    def quietest(self, row: int) -> float:
+        """Power per sample below which a tenth of the row's last second lies; 0 of a line just opened."""
+        power = np.mean(self.heard[row] ** 2, axis=1)
+        return float(np.quantile(power[power > 0], 0.1)) if power.any() else 0.0
+
     def forget(self, row: int, fresh: int) -> None:
         """Blocks heard before the last `fresh` teach no more."""
         self.usable[row, (self.at[row] - np.arange(fresh, self.history)) % self.history] = False

@@ -56,7 +56,7 @@ class DuplexProcessing:
         self._holdback = Holdback(count)
         self._rate = np.zeros(count, np.int64)
         self._low = np.zeros((count, DETECTOR_RATE // 50), np.float32)  # heard at 8 kHz
-        self._left = np.zeros(count, np.float32)
+        self._left, self._hiss = np.zeros(count, np.float32), np.zeros(count, np.float32)
         self._at = np.zeros(count, np.int64)
         self._duplex: dict[int, Duplex] = {}
         self._policies: dict[int, Policy] = {}
@@ -107,7 +107,7 @@ class DuplexProcessing:
         self._detector.open(row)
         self._narrow.clear(row)
         self._holdback.clear(row)
-        self._low[row] = self._left[row] = self._at[row] = 0
+        self._low[row] = self._left[row] = self._hiss[row] = self._at[row] = 0
         self._live[row] = False
         self._duplex[row] = Duplex(self._policies.get(row, Policy.MODEL), self.settings.duplex)
 
@@ -121,7 +121,7 @@ class DuplexProcessing:
         canceller = self._cancellers.get(rate)
         if canceller is not None:
             pcm = canceller.hear(rows, pcm, concealed)
-            self._left[rows] = canceller.left(rows)
+            self._left[rows], self._hiss[rows] = canceller.left(rows), canceller.noise(rows)
         if rate == DETECTOR_RATE:
             self._low[rows] = pcm
         return pcm
@@ -131,7 +131,7 @@ class DuplexProcessing:
         if len(wide) == len(rows):
             self._low[rows] = self._narrow.run(rows, pcm)
         self._at[rows] = at + BLOCK
-        self._detector.hear(rows, self._low[rows], self._left[rows])
+        self._detector.hear(rows, self._low[rows], self._left[rows], self._hiss[rows])
         self._take_yielded()
         busy = rows[(self._detector.speech[rows] > 0) | self._detector.loud[rows] | self._live[rows]]
         speech, silence = self._detector.speech[busy] / MS, self._detector.silence[busy] / MS

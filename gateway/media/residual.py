@@ -2,8 +2,8 @@
 
 Per band of 200 Hz it is told how much power came out of the filter, how much echo the filter predicted and
 how sure it is; from blocks that are mostly echo it learns how much leaks (loudspeakers clip, rooms ring on).
-The caller's own noise is turned down with it, never by more than 10 dB, so that gaps do not sound dead. The
-gains become a short minimum-phase filter: no delay.
+The caller's own noise is turned down with it, by some 10 dB and no more, so that gaps do not sound dead and
+his softest sounds are not lost. The gains become a short minimum-phase filter: no delay.
 
 Sources: Valin, "On adjusting the learning rate in frequency domain echo cancellation with double-talk", IEEE
 TASLP 15 (2007) for the leakage; Ephraim & Malah, IEEE ASSP 32 (1984) for the decision-directed estimate;
@@ -26,9 +26,9 @@ Rows = NDArray[np.intp]
 
 BAND = 8
 """Bins of 25 Hz a band."""
-FLOOR = np.float32(0.06)
-"""Smallest gain: -24 dB."""
-OVER = np.float32(2.0)
+FLOOR = np.float32(0.1)
+"""Smallest gain: -20 dB."""
+OVER = np.float32(1.3)
 """How much more echo is assumed than was estimated."""
 LEAK = (0.001, 1.0)
 """Least and most of the predicted echo that is thought to remain."""
@@ -40,8 +40,8 @@ UP, DOWN = np.float32(0.04), np.float32(0.08)
 NOISE_RISE = np.float32(1.01)
 HISS = np.float32(4.0)
 """Noise over its tracked minimum."""
-QUIETER = np.float32(0.33)
-"""How far the caller's noise is turned down, at most: -10 dB."""
+QUIETER = np.float32(0.47)
+"""How far the noise may be turned down, over its tracked minimum: the caller's softest sounds lie in it."""
 INSTANT = np.float32(0.5)
 """Weight of the present block's own estimate, which lets the caller's onset through."""
 RING = np.float32(0.55)
@@ -97,20 +97,19 @@ class ResidualRows:
         self._spread = _spread(self.bands, self.taps)
         self.left = np.zeros(count, np.float32)
         """Echo power per sample that may remain in the last block put out."""
-        self.gain = np.ones(count, np.float32)
-        """Mean gain of the last block."""
+        self.hiss = np.zeros(count, np.float32)
+        """Power per sample of the line's noise as it is without any of this; 0 until known."""
 
-    def start(self, rows: Rows | int) -> None:
-        """Forget the leakage and open up."""
+    def start(self, rows: Rows | int, quiet: float = 0.0) -> None:
+        """Forget the leakage and open up. quiet: power per sample of the line's quietest blocks."""
         self._ring[rows] = self._clean[rows] = 0
         self._leak[rows] = 0.02
         self._seen[rows] = 0
-        self._noise[rows] = 1e-7
+        self._noise[rows] = max(quiet * self.block * self.block / self.bands / float(HISS), 1e-7)
         self._past[rows] = 0
         self._fir[rows] = 0
         self._fir[rows, -1] = 1
-        self.left[rows] = 0
-        self.gain[rows] = 1
+        self.left[rows] = self.hiss[rows] = 0
 
     def apply(self, rows: Rows, found: Innovation, pcm: F32, lost: NDArray[np.bool_]) -> F32:
         """The block (n, L) with its residual echo turned down.
@@ -126,17 +125,15 @@ class ResidualRows:
         residual = self._doubted(rows, self._banded(found.doubt), leak * ring) + leak * ring
         gain = self._gains(rows, error, OVER * residual + HISS * self._noise[rows])
         # Parseval: over half the bins of 2L points, |E|^2 sums to L times the block's energy
-        self.left[rows] = np.sum(gain * gain * np.minimum(residual, error), axis=1) / (
-            self.block * self.block
-        )
-        self.gain[rows] = gain.mean(axis=1)
+        scale = np.float32(1 / (self.block * self.block))
+        self.left[rows] = scale * np.sum(gain * gain * np.minimum(residual, error), axis=1)
+        self.hiss[rows] = scale * HISS * np.sum(self._noise[rows], axis=1)
         return self._filter(rows, pcm, gain)
 
     def pass_through(self, rows: Rows, pcm: F32) -> None:
         """Note a block that went out unfiltered."""
         self._past[rows] = pcm[:, 1 - self.taps :]
         self.left[rows] = 0
-        self.gain[rows] = 1
 
     def _doubted(self, rows: Rows, doubt: F32, leaking: F32) -> F32:
         """What the filter's uncertainty adds, (n, bands): all of it at first, at most as much as leaks later.

@@ -107,6 +107,7 @@ class SpeechDetector:
         self._waiting = np.zeros((count, CONTEXT + FRAME + BLOCK), np.float32)
         self._filled = np.zeros(count, np.intp)  # samples waiting after the context
         self._echo = np.zeros(count, np.float32)  # most that may remain in the frame being filled
+        self._hiss = np.zeros(count, np.float32)  # noise of the line before a canceller turned it down
         self._state = np.zeros((2, count, 128), np.float32)
         self._open = np.zeros(count, np.int64)  # frames the gate stays open
         self.probability = np.zeros(count, np.float32)
@@ -128,7 +129,7 @@ class SpeechDetector:
         self._filled[row] = row % GROUPS * (FRAME // GROUPS)
         self._state[:, row] = 0
         self._open[row] = 0
-        self.probability[row] = self.voice[row] = self._echo[row] = 0
+        self.probability[row] = self.voice[row] = self._echo[row] = self._hiss[row] = 0
         self.noise[row] = 1e-6
         self.speech[row] = self.silence[row] = 0
         self.loud[row] = False
@@ -137,12 +138,15 @@ class SpeechDetector:
         """Run the model once, on silence and for no row."""
         self._silero(np.zeros((1, CONTEXT + FRAME), np.float32), np.zeros((2, 1, 128), np.float32))
 
-    def hear(self, rows: Rows, pcm: F32, echo: F32) -> Rows:
+    def hear(self, rows: Rows, pcm: F32, echo: F32, hiss: F32 | None = None) -> Rows:
         """Take a block (n, 160) of each row; echo (n,): power per sample that may be the agent's.
 
+        hiss (n,): of the line's noise before it was turned down with the echo: it comes back with a pause.
         Returns the rows that completed a frame, whose values are new.
         """
         self._append(rows, pcm)
+        if hiss is not None:
+            self._hiss[rows] = hiss
         self.loud[rows] = self._is_loud(rows, pcm, echo)
         self._echo[rows] = np.maximum(self._echo[rows], echo)
         ready = rows[self._filled[rows] >= FRAME]
@@ -173,16 +177,15 @@ class SpeechDetector:
         self.noise[rows] = np.maximum(noise * 10 ** (step / 10), 1e-10)
         running = self.speech[rows] > 0
         over = np.where(running, _ratio(set_.stay_over_noise_db), _ratio(set_.over_noise_db))
-        bar = np.maximum(noise * over, _ratio(set_.least_dbfs))
+        bar = np.maximum(np.maximum(noise, self._hiss[rows]) * over, _ratio(set_.least_dbfs))
         bar = np.maximum(bar, self._echo[rows] * _ratio(set_.over_echo_db))
         bar = np.maximum(bar, self.voice[rows] * _ratio(-set_.below_caller_db))
         return np.asarray(power > bar)
 
     def _is_loud(self, rows: Rows, pcm: F32, echo: F32) -> NDArray[np.bool_]:
         set_, power = self.settings, np.einsum("ij,ij->i", pcm, pcm) / pcm.shape[1]
-        bar = np.maximum(
-            self.noise[rows] * _ratio(set_.loud_over_noise_db), echo * _ratio(set_.loud_over_echo_db)
-        )
+        noise = np.maximum(self.noise[rows], self._hiss[rows])
+        bar = np.maximum(noise * _ratio(set_.loud_over_noise_db), echo * _ratio(set_.loud_over_echo_db))
         bar = np.maximum(bar, self.voice[rows] * _ratio(-set_.below_caller_db))
         return np.asarray(power > np.maximum(bar, _ratio(set_.least_dbfs)))
 
