@@ -1,7 +1,7 @@
 """Holdback: the agent's voice on its way out, lowered, kept back or dropped as each call's Duplex wants.
 
 What is kept back is played later, in order and whole; pauses of the agent then take up the delay. Ramps are
-one block long. It knows no policy and no caller.
+one block long, half a block to a lowered voice. It knows no policy and no caller.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class Holdback:
     def __init__(self, count: int) -> None:
         self._gain = np.ones(count, np.float32)
         self._kept: dict[int, deque[Pcm]] = {}
-        self._ramp = np.linspace(0, 1, BLOCK + 1, dtype=np.float32)[1:]
+        self._fade = np.linspace(0, 1, BLOCK + 1, dtype=np.float32)[1:]
+        self._step = np.minimum(2 * self._fade, 1)  # to a lower level in 10 ms: half a block sooner
         self.dropped = 0
         """Samples that were kept back for so long that they were given up, of all rows."""
 
@@ -82,4 +83,5 @@ class Holdback:
         self._gain[row] = after
         if before == after:
             return pcm if after == 1 else pcm * after
-        return np.asarray(pcm * (before + (after - before) * self._ramp), dtype=np.float32)
+        ramp = self._step if give is Give.LOW else self._fade
+        return np.asarray(pcm * (before + (after - before) * ramp), dtype=np.float32)
