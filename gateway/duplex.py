@@ -7,7 +7,8 @@ engine.
 
 Speech of the caller over the agent's, policy `duck`: suspected, the agent is lowered by 15 dB; lasting, it is
 held back where it stands; lasting longer than a backchannel, it is cut. What ends before is forgotten and
-the agent goes on from where it was held, nothing lost. `cut` cuts at once; `model` and `never` only tell.
+the agent goes on from where it was held, nothing lost. `cut` does the same without lowering: the agent falls
+silent once speech is sure, and is cut if it outlasts a backchannel. `model` and `never` only tell.
 """
 
 from __future__ import annotations
@@ -51,9 +52,9 @@ class DuplexSettings:
     """How long something loud lowers the agent if no speech comes of it."""
     hold_ms: float = 120.0
     cut_ms: float = 500.0
-    """Policy `duck`: as long as backchannels and coughs last."""
-    cut_at_once_ms: float = 180.0
-    """Policy `cut`."""
+    """As long as backchannels and coughs last."""
+    hold_at_once_ms: float = 160.0
+    """Policy `cut`, which has not lowered the agent before."""
     forget_ms: float = 260.0
     """Silence after which what was said so far is forgotten."""
     agent_pause_ms: float = 400.0
@@ -228,14 +229,12 @@ class Duplex:
     def _weigh(self, at: int, spoken: float) -> None:
         """The caller speaks over the agent, for `spoken` ms that count."""
         limits = self.settings
-        if self.policy is Policy.CUT:
-            if spoken >= limits.cut_at_once_ms:
-                self._cut(at)
-        elif spoken >= limits.cut_ms:
+        ducks = self.policy is Policy.DUCK
+        if spoken >= limits.cut_ms:
             self._cut(at)
-        elif spoken >= limits.hold_ms and self.give is not Give.HELD:
+        elif spoken >= (limits.hold_ms if ducks else limits.hold_at_once_ms) and self.give is not Give.HELD:
             self._change(Give.HELD, at, Held(at))
-        elif spoken >= limits.duck_ms and self.give is Give.WHOLE:
+        elif ducks and spoken >= limits.duck_ms and self.give is Give.WHOLE:
             self._change(Give.LOW, at, Ducked(at))
 
     def _cut(self, at: int) -> None:

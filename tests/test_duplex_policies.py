@@ -92,10 +92,11 @@ def test_what_the_caller_heard_is_what_was_sent_before_the_hold() -> None:
     assert cut.heard == (1_000 + 100) * MS
 
 
-def test_cut_cuts_at_once_without_ducking() -> None:
-    room = Room(Policy.CUT).go(1_000, agent=True).go(200, caller=True, agent=True)
-    assert room.kinds() == [AgentStarted, CallerStarted, Interrupted]
-    assert room.only(Interrupted)[0].at - 1_000 * MS == 180 * MS
+def test_cut_falls_silent_without_ducking_and_cuts_what_outlasts_a_backchannel() -> None:
+    room = Room(Policy.CUT).go(1_000, agent=True).go(700, caller=True, agent=True)
+    assert room.kinds() == [AgentStarted, CallerStarted, Held, Interrupted]
+    assert room.only(Held)[0].at - 1_000 * MS == 160 * MS
+    assert room.only(Interrupted)[0].at - 1_000 * MS == 500 * MS
 
 
 @pytest.mark.parametrize("length", [20, 60, 100, 200, 300, 400, 480])
@@ -145,10 +146,12 @@ def test_loudness_alone_moves_no_other_policy(policy: Policy) -> None:
         assert duplex.give is Give.WHOLE
 
 
-@pytest.mark.parametrize("length", [20, 100, 160])
-def test_a_click_or_a_cough_does_not_cut_under_policy_cut(length: int) -> None:
+@pytest.mark.parametrize("length", [20, 140, 300, 480])
+def test_a_cough_or_a_backchannel_does_not_cut_under_policy_cut(length: int) -> None:
     room = Room(Policy.CUT).go(1_000, agent=True).go(length, caller=True, agent=True).go(600, agent=True)
     assert not room.only(Interrupted)
+    assert len(room.only(Held)) == (length > 140)
+    assert room.duplex.give is Give.WHOLE
 
 
 def test_two_backchannels_in_one_talkspurt_do_not_add_up() -> None:
@@ -188,9 +191,9 @@ def test_after_the_engine_has_yielded_the_agent_is_heard_again_while_the_caller_
 
 
 def test_the_next_talkspurt_cuts_again() -> None:
-    room = Room(Policy.CUT).go(1_000, agent=True).go(400, caller=True, agent=True)
+    room = Room(Policy.CUT).go(1_000, agent=True).go(600, caller=True, agent=True)
     room.duplex.yielded(room.at)
-    room.go(400, agent=True).go(400, caller=True, agent=True)
+    room.go(400, agent=True).go(600, caller=True, agent=True)
     assert len(room.only(Interrupted)) == 2
 
 
@@ -205,7 +208,7 @@ def test_an_engine_that_cannot_be_told_is_muted_until_it_pauses() -> None:
 
 
 def test_the_watchdog_frees_an_agent_whose_engine_never_yields() -> None:
-    room = Room(Policy.CUT).go(1_000, agent=True).go(4_400, caller=True, agent=True)
+    room = Room(Policy.CUT).go(1_000, agent=True).go(4_700, caller=True, agent=True)
     (resumed,) = room.only(Resumed)
     assert resumed == Resumed(resumed.at, "watchdog")
     assert resumed.at - room.only(Interrupted)[0].at == SETTINGS.unyielding_ms * MS
