@@ -113,7 +113,8 @@ class UserAgent:
 
     def ring(self, call: str, now: float, media: LocalMedia | None = None) -> AgreedMedia | None:
         """Send 180, or 183 with early media where `media` is given (the offer is answered then, and
-        accept() repeats that answer). Raises CallStateError, SdpError."""
+        accept() repeats that answer); EarlyMediaAccepted follows. A caller who sent no offer gets ours, and
+        only where he takes 100rel. Raises CallStateError, SdpError."""
         return self._offered(call).ring(media, now)
 
     def accept(self, call: str, media: LocalMedia, now: float) -> AgreedMedia | None:

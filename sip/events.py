@@ -4,8 +4,8 @@
 **CallEnded is the last event of every call, and comes exactly once**; after it the id is unknown.
 Every str that came from a peer is untrusted data: bounded in size, never logged, never a prompt.
 
-Order for a call that came in:   CallOffered, then CallConfirmed once accept() was acknowledged, then
-any of the mid-call events, then CallEnded. (CallCancelled may stand before CallEnded.)
+Order for a call that came in:   CallOffered, EarlyMediaAccepted?, then CallConfirmed once accept() was
+acknowledged, then any of the mid-call events, then CallEnded. (CallCancelled may stand before CallEnded.)
 Order for a call that went out:  CallRinging*, EarlyMediaStarted*, CallAnswered, mid-call, CallEnded.
 """
 
@@ -58,6 +58,8 @@ class CallOffered:
     """Name of the trunk whose address list or credentials let the INVITE in; None: open port."""
     replaces: str | None = None
     """The call this one replaces (RFC 3891): accept() ends that one."""
+    reliable: bool = False
+    """The caller takes provisional answers that must not get lost (100rel), which may hold our offer."""
 
     def header(self, name: str) -> str | None:
         """The first value of a header, case-insensitive, or None."""
@@ -72,6 +74,14 @@ class CallCancelled:
     call: str
     reason: str
     """The CANCEL's Reason header, such as `SIP;cause=200;text="Call completed elsewhere"`, or ""."""
+
+
+@dataclass(frozen=True, slots=True)
+class EarlyMediaAccepted:
+    """Our 183 with SDP reached the caller, as far as can be known: his PRACK came, or he asks for none."""
+
+    call: str
+    media: AgreedMedia
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +241,7 @@ class TrunkChanged:
 Event = (
     CallOffered
     | CallCancelled
+    | EarlyMediaAccepted
     | CallConfirmed
     | CallRinging
     | EarlyMediaStarted

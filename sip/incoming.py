@@ -10,7 +10,7 @@ from sip.change import SDP_TYPE
 from sip.core import Core
 from sip.dialog import Dialog
 from sip.errors import CallStateError, PeerError
-from sip.events import CallCancelled, CallConfirmed, EndedBy
+from sip.events import CallCancelled, CallConfirmed, EarlyMediaAccepted, EndedBy
 from sip.message import Request, Response
 from sip.provisional import ReliableProvisionals
 from sip.replies import reply
@@ -42,6 +42,8 @@ class IncomingCall(SipCall):
         self._invite = transaction
         self._provisionals = ReliableProvisionals(core, transaction, self._on_no_prack)
         self._bye_wanted: str | None = None
+        self._early = False
+        """A 183 with SDP went out and its owner was not told yet that it arrived."""
         transaction.tag, transaction.on_cancel = self.local_tag, self.on_cancel
         transaction.respond(reply(request, 100), now)
         self.ring_until(now)
@@ -51,14 +53,25 @@ class IncomingCall(SipCall):
     def ring(self, media: LocalMedia | None, now: float) -> AgreedMedia | None:
         """Raises CallStateError, SdpError."""
         self._demand("offered")
+        if media is not None and self.offer is None and not self.reliable:
+            raise CallStateError("an offer of ours needs an answer that cannot get lost (RFC 3261 §13.2.1)")
         body = self._describe(media) if media is not None else None
         response = self.reply_to(self._invite.request, 180 if body is None else 183, (), body)
         self._add_dialog_headers(response)
-        if self._wants_reliable(body is not None):
+        reliable = self._wants_reliable(body is not None)
+        if reliable:
             self._provisionals.send(response, now)
         else:
             self._invite.respond(response, now)
+        self._early = body is not None
+        if not reliable:
+            self._tell_early()
         return self.exchange.agreed
+
+    def _tell_early(self) -> None:
+        if self._early and self.state == "offered" and self.exchange.agreed is not None:
+            self._early = False
+            self.core.emit(EarlyMediaAccepted(self.id, self.exchange.agreed))
 
     def accept(self, media: LocalMedia, now: float) -> AgreedMedia | None:
         """Raises CallStateError, SdpError."""
@@ -103,6 +116,12 @@ class IncomingCall(SipCall):
     def _demand(self, state: str) -> None:
         if self.state != state:
             raise CallStateError(f"the call is {self.state}")
+
+    @property
+    def reliable(self) -> bool:
+        """The caller takes provisional answers that must not get lost."""
+        headers = self._invite.request.headers
+        return "100rel" in headers.tokens("require") | headers.tokens("supported")
 
     def _describe(self, media: LocalMedia) -> bytes:
         if self.offer is not None:
@@ -169,6 +188,8 @@ class IncomingCall(SipCall):
             return
         taken = self._provisionals.take_prack(request, now)
         self.answer(transaction, 200 if taken else 481, now, (), body if taken else None)
+        if taken and self._provisionals.idle:
+            self._tell_early()
 
     def _answer_in_prack(self, request: Request) -> bytes | None:
         """A PRACK may answer our offer in a 183, or offer anew (RFC 3262 §5)."""

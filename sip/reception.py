@@ -276,6 +276,7 @@ class Reception:
                 transport=transaction.destination.transport,
                 trunk=trunk,
                 replaces=replaces.id if replaces is not None else None,
+                reliable=call.reliable,
             )
         )
 

@@ -41,6 +41,13 @@ class Start(Command):
 
 
 @dataclass(frozen=True, slots=True)
+class Announce(Command):
+    pcm: bytes
+    """int16, 24 kHz mono, in the order of this machine's octets."""
+    answered: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Close(Command):
     pass
 

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import pylibsrtp
 
-from engine.api import EngineError
+from engine.api import SAMPLE_RATE, EngineError
 from engine.opus import library
 from engine.rows import AudioRows
 from gateway.media import commands as ask
@@ -26,6 +26,7 @@ from sip.sdes import SrtpKeys as SdesKeys
 from sip.srtp import SrtpContext
 
 MOST_EVENTS = 10_000
+LONGEST_ANNOUNCEMENT_S = 60
 RATES = (8_000, 16_000, 24_000, 48_000)
 
 
@@ -118,6 +119,18 @@ class MediaFace:
         """The engine's slot is open on this row: from the next frame boundary on write `rows.heard`, read
         `rows.spoken`. The row's rings were cleared by the engine."""
         self._ask(ask.Start(row))
+
+    def announce(self, row: int, pcm: bytes, answered: bool = False) -> None:
+        """Play a recording to a phone leg whose agent has not started: int16 at 24 kHz mono, 60 s at most.
+        It waits while the leg may not send, nothing lowers or cuts it, and Announced follows.
+
+        `answered`: the caller has our 200, so that he is missed when he sends nothing. Raises MediaError.
+        """
+        if not isinstance(self._taken[row], RtpMedia):
+            raise MediaError(f"row {row} holds no phone leg")
+        if not 0 < len(pcm) <= LONGEST_ANNOUNCEMENT_S * 2 * SAMPLE_RATE:
+            raise MediaError(f"an announcement lasts {LONGEST_ANNOUNCEMENT_S} s at most")
+        self._ask(ask.Announce(row, pcm, answered))
 
     def close(self, row: int) -> None:
         """End the row. Returns at once; Closed with the final stats follows, then it may be opened again."""

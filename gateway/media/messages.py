@@ -187,6 +187,11 @@ class DtmfReceived(MediaEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class Announced(MediaEvent):
+    """The row's announcement has gone out to its last sample."""
+
+
+@dataclass(frozen=True, slots=True)
 class RtpTimedOut(MediaEvent):
     """No packet for `rtp_timeout_s` while the peer should have sent. Reported once until packets return."""
 

@@ -18,11 +18,13 @@ from engine.api import Pcm
 from engine.rows import RING, AudioRows
 from gateway.media import columns as c
 from gateway.media import commands as ask
+from gateway.media.announcer import Announcer
 from gateway.media.face import MediaSettings, srtp_context
 from gateway.media.ledger import BLOCK, Ledger
 from gateway.media.linked import steps
 from gateway.media.messages import (
     Address,
+    Announced,
     Closed,
     Direction,
     DtmfReceived,
@@ -80,6 +82,7 @@ class RowAudio:
         self.receiver.on_reopened = self._on_reopened
         self.transmitter = Transmitter(count, self.wire, self.srtp, settings.opus_complexity)
         self.reports = RowReports(count, self.receiver, self.transmitter, self.wire)
+        self.announcer = Announcer()
         self.playout = Playout(rows, settings.comfort_noise_dbfs, ledger)
         self.tick, self.now = 0, 0.0
         self._call = np.zeros(count, np.int64)
@@ -90,6 +93,8 @@ class RowAudio:
         self._expects = np.zeros(count, np.bool_)
         self._met = np.zeros(count, np.bool_)
         self._timed_out = np.zeros(count, np.bool_)
+        self._missed = np.zeros(count, np.bool_)
+        """The call is answered: silence counts. Before, signalling has timers of its own."""
         self.level_in = np.zeros(count, np.float64)
         self.level_out = np.zeros(count, np.float64)
         self._heard_blocks = rows.heard.reshape(count, _ENGINE_BLOCKS, BLOCK)
@@ -136,6 +141,11 @@ class RowAudio:
             case ask.Start():
                 self.playout.start(row)
                 self._waiting[row] = True
+                self._answered(row)
+            case ask.Announce():
+                self.announcer.play(row, command.pcm)
+                if command.answered:
+                    self._answered(row)
             case ask.Close():
                 self._close(row)
             case ask.Cut():
@@ -151,7 +161,7 @@ class RowAudio:
 
     def _open_row(self, command: ask.OpenRtp | ask.OpenOpus, thing: object) -> None:
         row, media = command.row, command.media
-        for flags in (self._waiting, self.started, self._deaf, self._met, self._timed_out):
+        for flags in (self._waiting, self.started, self._deaf, self._met, self._timed_out, self._missed):
             flags[row] = False
         self.level_in[row] = self.level_out[row] = 0.0
         self._call[row], self._open[row], self._groups = command.call, True, None
@@ -167,6 +177,7 @@ class RowAudio:
             self.reports.open(row, None, self.now)
             self.receiver.open_opus(row, command.media, port, self.now)
             self.transmitter.open_opus(row, command.media, send)
+            self._missed[row] = True
         self._expects[row] = not isinstance(media, RtpMedia) or _must_send(media)
         self.processing.opened(row, int(self.transmitter.rate[row]))
 
@@ -202,6 +213,7 @@ class RowAudio:
 
     def _close(self, row: int) -> None:
         final = self.stats(row)
+        self.announcer.stop(row)
         self.reports.close(row)
         self.srtp.set(row, None)
         self.receiver.close(row)
@@ -252,6 +264,8 @@ class RowAudio:
         at = self.playout.ledger.sent[rows]
         pcm = self.playout.next_blocks(rows, self.started[rows], self.tick)
         pcm = self.processing.speak(rows, pcm, at)
+        for row in self.announcer.fill(rows, pcm, self.transmitter.sends):
+            self.emit(Announced(*self._stamp(row)))
         self.level_out[rows] = _smoothed(self.level_out[rows], pcm)
         if rate != WIDE:
             pcm = self._down[rate].run(rows, pcm)
@@ -265,13 +279,17 @@ class RowAudio:
             self._met[row] = True
             self.emit(FirstPacket(*self._stamp(row)))
         silent = self.now - self.receiver.last_packet
-        late = self._open & self._expects & (silent >= self.settings.rtp_timeout_s)
+        late = self._open & self._missed & self._expects & (silent >= self.settings.rtp_timeout_s)
         for row in np.flatnonzero(late & ~self._timed_out).tolist():
             self.emit(RtpTimedOut(*self._stamp(row), silent_s=float(silent[row])))
         self._timed_out = late
 
     def _stamp(self, row: int) -> tuple[int, int, int]:
         return row, int(self._call[row]), int(self.rows.heard_end[row])
+
+    def _answered(self, row: int) -> None:
+        if not self._missed[row]:
+            self._missed[row], self.receiver.last_packet[row] = True, self.now
 
     def _on_key(self, row: int, digit: str, duration_ms: int) -> None:
         self.emit(DtmfReceived(*self._stamp(row), digit=digit, duration_ms=duration_ms))
