@@ -73,7 +73,7 @@ class Floor:
         """An echo comes back after the round trip of the network and what lies behind it."""
         for call in self.switchboard.calls.values():
             if call.answered_at is not None and call.media_number is not None:
-                round_trip_ms = self.switchboard.plane.stats(call.row).round_trip_ms
+                round_trip_ms = self.switchboard.plane.number(call.row, "round_trip_ms")
                 if round_trip_ms > 0:
                     self.processing.expect_echo(call.row, round_trip_ms)
 

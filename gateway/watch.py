@@ -28,6 +28,10 @@ class WatchLimits:
     voice_dbfs: float = -45.0
     """Below it the caller counts as silent."""
 
+    def __bool__(self) -> bool:
+        """Whether there is any."""
+        return self.max_call_s is not None or self.caller_silence_s is not None
+
 
 class CallWatch:
     """One call's. `now` is in seconds on any clock that only grows."""

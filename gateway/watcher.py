@@ -52,9 +52,11 @@ class CallWatcher:
         watch = self._watches.get(call.id)
         if watch is None:
             watch = self._watches[call.id] = CallWatch(self.limits[call.direction], now)
-        stats = call.plane.stats(call.row)
+        if not watch.limits:
+            return
+        heard, said = (call.plane.number(call.row, f"level_{way}_dbfs") for way in ("in", "out"))
         held = isinstance(call.leg, SipLeg) and call.leg.held
-        match watch.look(now, stats.level_in_dbfs, stats.level_out_dbfs, held):
+        match watch.look(now, heard, said, held):
             case Action.ASK:
                 if not call.slot.inject(self.question):
                     log.debug("call %s: this engine cannot ask whether the caller is there", call.id)

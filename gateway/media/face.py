@@ -171,6 +171,10 @@ class MediaFace:
         """A reading of the row's counters, at most 0.1 s old."""
         raise NotImplementedError
 
+    def number(self, row: int, name: str) -> float:
+        """One of the numbers of stats(), by its name; cheaper, for those who look at all rows often."""
+        raise NotImplementedError
+
     def sent_at(self, row: int, sample: int) -> float | None:
         """When sample n of `rows.spoken` went to the wire (seconds of the clock of the ticks), or None when
         it has not, or was cut, or is longer ago than 2 s."""

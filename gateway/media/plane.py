@@ -54,6 +54,9 @@ class MediaPlane(MediaFace):
         """A reading of the row's counters now."""
         return self._audio.stats(row)
 
+    def number(self, row: int, name: str) -> float:
+        return float(getattr(self._audio.stats(row), name))
+
     def readings(self, rows: NDArray[np.intp]) -> NDArray[np.float64]:
         """The same of many rows as numbers, (n, len(readings.NUMBERS))."""
         return readings(self._audio, rows)

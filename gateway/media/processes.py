@@ -169,6 +169,9 @@ class MediaProcesses(MediaFace):
         where = (known.remote, known.latched) if known else (None, False)
         return stats_of(self.memory.table[row], *where)
 
+    def number(self, row: int, name: str) -> float:
+        return float(self.memory.table[row, NUMBERS.index(name)])
+
     def close(self, row: int) -> None:
         known = self._open.get(row)
         if known is None:
