@@ -13,6 +13,8 @@ CONFIG ?= configs/default.toml
 BENCH ?= $(shell grep -ls '__main__' bench/*.py)
 
 BIN := $(VENV)/bin
+PYTEST = $(BIN)/python -m pytest
+QUICK := not slow and not peer and not gpu
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 ATHERIS := atheris>=3,<4
 ORACLE := moshi==0.2.13 einops sphn
@@ -23,12 +25,13 @@ ORACLE := moshi==0.2.13 einops sphn
 run: $(VENV)/.ready-to-run
 	@exec $(BIN)/moshi-gateway serve --config $(CONFIG) $(ARGS)
 
-# One run and one closing line; tests/conftest.py puts the quick tests first and the calls last.
+# The quick part on all cores; then, one after another, what takes long or is timed. pytest's 5: ARGS chose none.
 test: $(VENV)/.ready-to-test peers
-	$(BIN)/python -m pytest -rsR $(ARGS)
+	$(PYTEST) -n auto -rs -m "$(QUICK)" $(ARGS) || [ $$? -eq 5 ]
+	$(PYTEST) -rsR -m "not ($(QUICK))" $(ARGS) || [ $$? -eq 5 ]
 
 unit: $(VENV)/.ready-to-test
-	$(BIN)/python -m pytest -rs -m "not slow and not peer and not gpu" $(ARGS)
+	$(PYTEST) -n auto -rs -m "$(QUICK)" $(ARGS)
 
 peers:
 	@scripts/peers.sh
