@@ -65,11 +65,14 @@ class Case:
     conditions: Conditions = CLEAN
     stall_s: float = 0.0
     lose_one: bool = False
+    back_too: bool = True
+    """What the server sends is treated alike; else only what it hears."""
 
 
 CASES = (
     Case("one lost", 0.1, lose_one=True),
     Case("5 % loss", 4.0, Conditions(loss=0.05)),
+    Case("60 ms jitter, there", 4.0, Conditions(delay_ms=60, jitter_ms=20), back_too=False),
     Case("60 ms jitter", 4.0, Conditions(delay_ms=60, jitter_ms=20)),
     Case("reordering", 4.0, Conditions(delay_ms=30, jitter_ms=15, reorder=True)),
     Case("200 ms stall", 0.2, stall_s=0.2),
@@ -82,7 +85,7 @@ def misbehave(relay: Relay, case: Case) -> None:
         relay.lose_next()
     if case.stall_s:
         relay.stall(case.stall_s)
-    relay.set_conditions(case.conditions, case.conditions)
+    relay.set_conditions(case.conditions, case.conditions if case.back_too else CLEAN)
 
 
 def behave(relay: Relay) -> None:
@@ -120,7 +123,7 @@ def phone_row(report: Report, port: int, case: Case) -> tuple[float, float]:
         caller="phone",
         case=case.name,
         before_ms=round(before, 1),
-        during_ms=round(float(np.median(during)), 1),
+        during_ms=round(float(np.median(during)), 1) if len(during) else None,
         after_ms=round(after, 1),
         slower_ms=round(after - before, 1),
         p95_ms=round(p95, 1),
