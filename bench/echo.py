@@ -30,8 +30,9 @@ HERE = Path(__file__).resolve().parent
 WARM = 450
 """Ticks before the measure of processor time begins: filters start, code compiles."""
 Pcm = NDArray[np.float32]
-Cancelled = tuple[Pcm, Pcm]
-"""Cleaned audio (scenes, samples) and, a block, the echo power that may remain in it (scenes, blocks)."""
+Cancelled = tuple[Pcm, Pcm, Pcm]
+"""Cleaned audio (scenes, samples); by blocks (scenes, blocks), the echo power that may remain in it, and the
+line's own noise."""
 
 
 def ours(scenes: list[Scene]) -> Cancelled:
@@ -46,7 +47,8 @@ def ours(scenes: list[Scene]) -> Cancelled:
     for row in rows:
         canceller.open(int(row))
     canceller.sent(rows, sent[:, :block])
-    out, left = np.zeros_like(heard), np.zeros((len(scenes), count), np.float32)
+    out = np.zeros_like(heard)
+    left, noise = np.zeros((2, len(scenes), count), np.float32)
     for tick in range(count):
         at = slice(tick * block, (tick + 1) * block)
         following = np.zeros((len(scenes), block), np.float32)
@@ -54,14 +56,15 @@ def ours(scenes: list[Scene]) -> Cancelled:
             following = sent[:, at.stop : at.stop + block]
         out[:, at] = canceller.hear(rows, heard[:, at], lost[:, at].sum(axis=1).astype(np.int32))
         canceller.sent(rows, following)
-        left[:, tick] = canceller.left(rows)
-    return out, left
+        left[:, tick], noise[:, tick] = canceller.left(rows), canceller.noise(rows)
+    return out, left, noise
 
 
 def one_by_one(cancel: Callable[[Scene], Pcm]) -> Callable[[list[Scene]], Cancelled]:
     def run(scenes: list[Scene]) -> Cancelled:
         out = np.stack([cancel(scene) for scene in scenes])
-        return out, np.zeros((len(scenes), out.shape[1] // (scenes[0].rate // 50)), np.float32)
+        nothing = np.zeros((len(scenes), out.shape[1] // (scenes[0].rate // 50)), np.float32)
+        return out, nothing, nothing
 
     return run
 

@@ -42,13 +42,13 @@ class Marks:
         return f"{turns} {self.cut:5.1f} {self.pesq:5.2f} {self.erle:5.1f}{early}"
 
 
-def measure(scenes: list[Scene], out: Pcm, left: Pcm) -> list[Marks]:
-    """Marks of all scenes; out (scenes, samples), left (scenes, blocks)."""
-    confirmed = barge_ins(scenes, out, left)
+def measure(scenes: list[Scene], out: Pcm, left: Pcm, noise: Pcm) -> list[Marks]:
+    """Marks of all scenes; out (scenes, samples), left and noise (scenes, blocks)."""
+    confirmed = barge_ins(scenes, out, left, noise)
     return [_mark(scene, out[row], confirmed[row]) for row, scene in enumerate(scenes)]
 
 
-def barge_ins(scenes: list[Scene], out: Pcm, left: Pcm) -> list[list[int]]:
+def barge_ins(scenes: list[Scene], out: Pcm, left: Pcm, noise: Pcm) -> list[list[int]]:
     """Where the detector confirms speech, in samples of each scene."""
     decimate = scenes[0].rate // 8_000
     low = _decimated(out, decimate)
@@ -58,7 +58,7 @@ def barge_ins(scenes: list[Scene], out: Pcm, left: Pcm) -> list[list[int]]:
     found: list[list[int]] = [[] for _ in scenes]
     was = np.zeros(len(scenes), bool)
     for tick in range(low.shape[1] // 160):
-        detector.hear(rows, low[:, tick * 160 : tick * 160 + 160], left[:, tick])
+        detector.hear(rows, low[:, tick * 160 : tick * 160 + 160], left[:, tick], noise[:, tick])
         now = detector.speech * 1000 >= CONFIRM_MS * 8_000
         for row in np.flatnonzero(now & ~was):
             found[row].append((tick + 1) * 160 * decimate)
