@@ -18,12 +18,14 @@ from engine.rows import AudioRows
 from gateway import engines
 from gateway.banner import StartUp, banner, notes, page_url, sip_uri
 from gateway.config import Settings
+from gateway.config_phone import recording
 from gateway.config_sources import variable
 from gateway.duplex import Policy
 from gateway.floor import Floor
 from gateway.http_server import HttpServer
 from gateway.legs.rtp_ports import RtpPorts
-from gateway.legs.sip import SipLine, SipLineSettings, local_address
+from gateway.legs.sip import SipLine
+from gateway.legs.sip_calls import SipLineSettings, local_address
 from gateway.legs.trunks import Trunks, access
 from gateway.media.face import MediaError, MediaSettings
 from gateway.media.inline import InlineMedia
@@ -163,7 +165,14 @@ class App:
             except OSError as error:
                 raise CannotListen(_taken("sip.port", "TCP", sip.host, self.sip_port, error)) from error
         await self._open_tls()
-        line = SipLineSettings(sip.public_address, sip.codecs, self.settings.routes, srtp=sip.srtp)
+        routes = self.settings.routes
+        line = SipLineSettings(
+            sip.public_address,
+            sip.codecs,
+            {called: route.persona for called, route in routes.items()},
+            {called: recording(r.announcement) for called, r in routes.items() if r.announcement},
+            srtp=sip.srtp,
+        )
         self.line = SipLine(self.switchboard, self.agent, self.endpoint, ports, line)
         self.trunks = Trunks(self.settings.trunks, self.settings.accounts, self.agent, self.endpoint.transmit)
 

@@ -18,6 +18,7 @@ from gateway.config_phone import (
     AdminSettings,
     OutboundSettings,
     ReadableFile,
+    Route,
     SipUri,
     TrunkSettings,
     Words,
@@ -257,7 +258,7 @@ class Settings(BaseSettings):
     engine: EngineSettings = EngineSettings()
     media: MediaSettings = MediaSettings()
     personas: dict[str, PersonaSettings] = {}
-    routes: dict[str, str] = {}
+    routes: dict[str, Route] = {}
     """Called user -> persona; a user who is not in it gets the persona of his own name, or the default."""
     trunks: dict[str, TrunkSettings] = {}
     accounts: dict[str, AccountSettings] = {}
@@ -299,9 +300,9 @@ def contradictions(settings: Settings) -> list[tuple[tuple[str, ...], str]]:
     if (sip.tls_cert is None) != (sip.tls_key is None):
         missing = "tls_key" if sip.tls_key is None else "tls_cert"
         found.append((("sip", missing), "tls_cert and tls_key are needed together"))
-    for called, persona in settings.routes.items():
-        if persona not in settings.engine_personas():
-            found.append((("routes", called), f"there is no persona named {persona}"))
+    for called, route in settings.routes.items():
+        if route.persona not in settings.engine_personas():
+            found.append((("routes", called), f"there is no persona named {route.persona}"))
     for name, trunk in settings.trunks.items():
         if (trunk.username is None) != (trunk.secret() is None):
             found.append((("trunks", name), "username and password (or password_file) are needed together"))

@@ -8,7 +8,12 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+
+from engine.api import SAMPLE_RATE
+from gateway.audio_file import AudioFileError, read_audio
+from gateway.media.messages import LONGEST_ANNOUNCEMENT_S
 
 
 def listed(value: object) -> object:
@@ -34,6 +39,27 @@ def _checked_file(value: Path) -> Path:
     return value
 
 
+def recording(file: Path) -> bytes:
+    """An announcement as the media path takes it: int16, 24 kHz mono. Raises ValueError, naming the fault."""
+    try:
+        pcm = read_audio(file)
+    except AudioFileError as error:
+        raise ValueError(str(error)) from error
+    if len(pcm) > LONGEST_ANNOUNCEMENT_S * SAMPLE_RATE:
+        raise ValueError(f"{file} is longer than {LONGEST_ANNOUNCEMENT_S} s")
+    return np.rint(np.clip(pcm, -1.0, 1.0) * 32_767).astype(np.int16).tobytes()
+
+
+def _checked_recording(value: Path) -> Path:
+    recording(_checked_file(value))
+    return value
+
+
+def _route(value: object) -> object:
+    """A route may be its persona's name alone."""
+    return {"persona": value} if isinstance(value, str) else value
+
+
 def secret_of(value: SecretStr | None, file: Path | None) -> str | None:
     """A secret that was given by environment, or as the content of a file."""
     if value is not None:
@@ -44,6 +70,7 @@ def secret_of(value: SecretStr | None, file: Path | None) -> str | None:
 Network = Annotated[str, AfterValidator(_checked_network)]
 Networks = Annotated[tuple[Network, ...], BeforeValidator(listed)]
 ReadableFile = Annotated[Path, AfterValidator(_checked_file)]
+Recording = Annotated[Path, AfterValidator(_checked_recording)]
 Words = Annotated[tuple[str, ...], BeforeValidator(listed)]
 SipUri = Annotated[str, Field(pattern=r"^sips?:[^\s<>]+$")]
 SipHost = Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+)(:\d{1,5})?$")]
@@ -51,6 +78,18 @@ SipHost = Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+)(:\
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class RouteSettings(_Section):
+    """Who answers a called number, and what is said before."""
+
+    persona: str
+    """The persona's name."""
+    announcement: Recording | None = None
+    """A WAV or FLAC file, 60 s at most, that the caller hears before the agent: "this call is recorded"."""
+
+
+Route = Annotated[RouteSettings, BeforeValidator(_route, json_schema_input_type=str | RouteSettings)]
 
 
 class TrunkSettings(_Section):

@@ -23,6 +23,7 @@ from pydantic_settings import EnvSettingsSource
 
 from gateway import toml_lines
 from gateway.config import ENV_DELIMITER, ENV_PREFIX, Settings, contradictions
+from gateway.config_phone import RouteSettings
 
 Tree = dict[str, Any]
 KeyPath = tuple[str | int, ...]
@@ -234,7 +235,9 @@ def _variables(model: type[BaseModel], prefix: str) -> list[str]:
         own = prefix + name.upper()
         if typing.get_origin(field.annotation) is dict:
             free = own + ENV_DELIMITER + r"\w+?"
-            patterns += _variables(inner, free + ENV_DELIMITER) if inner else [free]
+            # A route may be its persona's name alone; a trunk is always a table.
+            patterns += [free] if inner in (None, RouteSettings) else []
+            patterns += _variables(inner, free + ENV_DELIMITER) if inner else []
         elif inner and isinstance(field.annotation, type):
             patterns += _variables(inner, own + ENV_DELIMITER)
         else:

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, SecretStr
 
 from gateway.config import Settings
+from gateway.config_phone import RouteSettings
 from gateway.config_sources import KeyPath, Sources
 
 MASK = "********"
@@ -21,12 +22,12 @@ def shown(settings: Settings, sources: Sources) -> str:
         value = getattr(settings, name)
         if isinstance(value, BaseModel):
             lines += _table((name,), value, sources)
-        elif all(isinstance(table, BaseModel) for table in value.values()):
+        elif name == "routes":
+            lines += ["", "[routes]"] if value else []
+            lines += [f"{_key(k)} = {_route(v)}  # {sources.origin((name, k))}" for k, v in value.items()]
+        else:
             for key, table in value.items():
                 lines += _table((name, key), table, sources)
-        else:
-            lines += ["", f"[{name}]"]
-            lines += [f"{_key(k)} = {toml_value(v)}  # {sources.origin((name, k))}" for k, v in value.items()]
     return "\n".join(lines).strip() + "\n"
 
 
@@ -42,6 +43,11 @@ def toml_value(value: Any) -> str:
     if isinstance(value, Path):
         return json.dumps(str(value), ensure_ascii=False)
     return json.dumps(value, ensure_ascii=False)
+
+
+def _route(route: RouteSettings) -> str:
+    """On one line: the persona alone where nothing else was said."""
+    return toml_value(route.persona if route.announcement is None else route)
 
 
 def _table(path: KeyPath, table: BaseModel, sources: Sources) -> list[str]:

@@ -16,7 +16,8 @@ from engine.rows import AudioRows
 from gateway.call import Call
 from gateway.call_events import StateChanged
 from gateway.caps import CallCaps, CapLimits
-from gateway.legs.sip import Outbound, SipLine
+from gateway.legs.dialling import Outbound
+from gateway.legs.sip import SipLine
 from gateway.legs.sip_leg import ControlFailed, SipLeg
 from gateway.switchboard import Switchboard
 from sip.uri import parse_uri

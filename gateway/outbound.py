@@ -22,7 +22,7 @@ from gateway.call_report import CallReport
 from gateway.config import SipSettings
 from gateway.dial import Dial, resolved
 from gateway.legs.rtp_ports import RtpPorts
-from gateway.legs.sip import local_address
+from gateway.legs.sip_calls import local_address
 from gateway.legs.sip_leg import rtp_media
 from gateway.media.clock import MediaClock
 from gateway.media.messages import Closed, FirstPacket, MediaFailed, RtpTimedOut

@@ -4,14 +4,15 @@ engine and media plane, stepped by hand."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from engine.api import Persona
 from gateway.call import Call
 from gateway.legs.rtp_ports import RtpPorts
-from gateway.legs.sip import SipLine, SipLineSettings
+from gateway.legs.sip import SipLine
+from gateway.legs.sip_calls import SipLineSettings
 from gateway.switchboard import Switchboard
 from sip.message import Request, Response, parse_message
 from tests.phone import Bench
@@ -73,7 +74,7 @@ class House:
 
 
 @asynccontextmanager
-async def open_house() -> AsyncIterator[House]:
+async def open_house(announcements: Mapping[str, bytes] | None = None) -> AsyncIterator[House]:
     """Two slots, personas `default` and `anna`, and everybody may call."""
     bench = Bench(count=2)
     agent = Agent()
@@ -81,7 +82,12 @@ async def open_house() -> AsyncIterator[House]:
     shell = Shell(script)
     personas = {"default": Persona(), "anna": Persona("anna")}
     switchboard = Switchboard(bench.engine, bench.plane, personas)
-    settings = SipLineSettings(public_host="192.0.2.10", routes={"100": "anna"}, clock=lambda: script.now)
+    settings = SipLineSettings(
+        public_host="192.0.2.10",
+        routes={"100": "anna"},
+        announcements=announcements or {},
+        clock=lambda: script.now,
+    )
     line = SipLine(switchboard, agent.ua, shell, RtpPorts("127.0.0.1"), settings)
     shell.line = line
     yield House(bench, script, shell, line, switchboard)

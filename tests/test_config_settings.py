@@ -4,6 +4,7 @@ import json
 import os
 import re
 import tomllib
+import wave
 from pathlib import Path
 
 import pytest
@@ -203,6 +204,51 @@ def test_config_show_knows_tables_with_free_names(tmp_path: Path, monkeypatch: p
     assert f'"+49 30" = "default"  # {file}:2' in text
     assert 'sales = "default"  # environment MG_ROUTES__SALES' in text
     assert Settings(**tomllib.loads(text)) == load(file)
+
+
+def silence(path: Path, seconds: float) -> Path:
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(8_000)
+        file.writeframes(bytes(int(seconds * 8_000) * 2))
+    return path
+
+
+def test_a_route_is_a_persona_or_a_table_with_an_announcement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notice = silence(tmp_path / "notice.wav", 0.5)
+    table = f'{{ persona = "default", announcement = "{notice}" }}'
+    file = written(tmp_path, f'[routes]\n"100" = "default"\n"200" = {table}\n')
+    monkeypatch.setenv("MG_ROUTES__300", "default")
+    monkeypatch.setenv("MG_ROUTES__400__PERSONA", "default")
+    monkeypatch.setenv("MG_ROUTES__400__ANNOUNCEMENT", str(notice))
+    routes = load(file).routes
+    assert {called: route.announcement for called, route in routes.items()} == {
+        "100": None, "200": notice, "300": None, "400": notice,
+    }  # fmt: skip
+    assert {route.persona for route in routes.values()} == {"default"}
+    text = shown(load(file), read(file))
+    assert f'100 = "default"  # {file}:2' in text and f"200 = {table}  # {file}:3" in text
+    assert Settings(**tomllib.loads(text)) == load(file)
+
+
+def test_an_announcement_that_cannot_be_played_is_named_with_its_line(tmp_path: Path) -> None:
+    noise = tmp_path / "noise.wav"
+    noise.write_bytes(b"no audio at all")
+    long = silence(tmp_path / "long.wav", 60.5)
+    for given, wrong in (
+        (tmp_path / "none.wav", "there is no file"),
+        (noise, "Invalid data"),
+        (long, "60 s"),
+    ):
+        table = f'{{ persona = "default", announcement = "{given}" }}'
+        (problem,) = problems(written(tmp_path, f'[routes]\n"100" = {table}\n'))
+        assert problem.startswith(f"{tmp_path / 'gateway.toml'}:2: routes.100.announcement: "), problem
+        assert wrong in problem
+    (problem,) = problems(written(tmp_path, '[routes]\n"100" = { persona = "default", file = "x.wav" }\n'))
+    assert "routes.100.file: unknown key" in problem and "announcement" in problem
 
 
 def leaves(model: type[BaseModel], path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from gateway.config_phone import AccountSettings, TrunkSettings
-from gateway.legs.sip import Outbound
+from gateway.legs.dialling import Outbound
 from sip.agent import UserAgent
 from sip.events import Event, Registered, RegistrationLost, TrunkChanged
 from sip.settings import Access, Account, Credentials, Destination, Trunk

@@ -19,14 +19,21 @@ from engine.opus import library
 from engine.rows import AudioRows
 from gateway.media import commands as ask
 from gateway.media.ledger import Ledger
-from gateway.media.messages import MediaEvent, MediaStats, OpusMedia, RtpMedia, SendOpus, SrtpKeys
+from gateway.media.messages import (
+    LONGEST_ANNOUNCEMENT_S,
+    MediaEvent,
+    MediaStats,
+    OpusMedia,
+    RtpMedia,
+    SendOpus,
+    SrtpKeys,
+)
 from gateway.media.receive import codec_of
 from sip.dtmf import DIGITS
 from sip.sdes import SrtpKeys as SdesKeys
 from sip.srtp import SrtpContext
 
 MOST_EVENTS = 10_000
-LONGEST_ANNOUNCEMENT_S = 60
 RATES = (8_000, 16_000, 24_000, 48_000)
 
 

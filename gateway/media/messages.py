@@ -17,6 +17,7 @@ from engine.api import Pcm
 
 Address = tuple[str, int]
 """(host, port); host is a numeric IPv4 or IPv6 address."""
+LONGEST_ANNOUNCEMENT_S = 60
 
 
 class Direction(StrEnum):
