@@ -22,7 +22,7 @@ from gateway.call_report import CallReport
 from gateway.config import SipSettings
 from gateway.dial import Dial, resolved
 from gateway.legs.rtp_ports import RtpPorts
-from gateway.legs.sip_calls import local_address
+from gateway.legs.sip_calls import LegSockets, local_address
 from gateway.legs.sip_leg import rtp_media
 from gateway.media.clock import MediaClock
 from gateway.media.messages import Closed, FirstPacket, MediaFailed, RtpTimedOut
@@ -85,13 +85,15 @@ class OutboundCall:
             wav = StereoWav(self.dial.recording)
             closing.callback(lambda: wav.close() if wav.samples else wav.discard())
             await self._open(closing)
-            sock = RtpPorts(self.sip.rtp_host or self.sip.host, *self.sip.rtp_ports).take(time.monotonic())
-            closing.callback(sock.close)
-            call = self._invite(sock.getsockname()[1])
+            ports = RtpPorts(self.sip.rtp_host or self.sip.host, *self.sip.rtp_ports)
+            sockets = LegSockets(*ports.take_pair(time.monotonic()))
+            closing.callback(sockets.close)
+            call = self._invite(sockets)
             while self._agreed is None and not self._over and not stopping.asked:
                 await self._event(stopping)
             if self._agreed is not None and not self._over:
-                self.plane.open_rtp(ROW, sock, rtp_media(self._agreed, self._ssrc))
+                rtcp = None if self._agreed.rtcp_mux else sockets.rtcp
+                self.plane.open_rtp(ROW, sockets.rtp, rtp_media(self._agreed, self._ssrc), rtcp)
                 self._media_open = True
                 await self._talk(wav, stopping)
             await self._hang_up(call)
@@ -114,8 +116,10 @@ class OutboundCall:
         clock.start()
         closing.callback(clock.stop)
 
-    def _invite(self, port: int) -> str:
-        media = LocalMedia(self.address, port, codecs=self.sip.codecs)
+    def _invite(self, sockets: LegSockets) -> str:
+        media = LocalMedia(
+            self.address, sockets.port, codecs=self.sip.codecs, rtcp_port=sockets.own_rtcp_port
+        )
         self._dialled_at = time.monotonic()
         call = self.agent.invite(self.dial.uri, media, self._dialled_at)
         self.endpoint.transmit()

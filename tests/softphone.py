@@ -36,6 +36,7 @@ ausrc_channels 1
 auplay_channels 1
 audio_buffer 20-160
 jitter_buffer_delay 0-0
+rtp_stats yes
 module_path {modules}
 module g711.so
 module aufile.so

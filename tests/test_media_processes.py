@@ -32,6 +32,7 @@ from gateway.media.processing import DuplexProcessing, ProcessingSettings
 from gateway.media.served import Hello, Ready, ServedPlane
 from gateway.media.shared import SharedMedia
 from gateway.switchboard import Offer, Refused, Switchboard
+from sip.rtcp import ReceiverReport, ReportBlock, SenderReport, build_rtcp, middle_of, parse_rtcp
 from tests.audio import align
 from tests.phone import Bench, Phone, bound_socket, speech
 
@@ -176,6 +177,25 @@ async def test_a_phone_hears_octet_for_octet_what_a_plane_in_this_process_sends(
     assert stats.packets_received >= 115 and stats.lost == 0 and stats.level_in_dbfs > -60
     assert stats.remote == there.sock.getsockname() and stats.latched
     assert any(isinstance(event, Latched) for event in house.events)
+
+
+async def test_reports_cross_on_a_socket_of_their_own(house: House) -> None:
+    phone, rtcp, sock, ours = Phone(speech()), bound_socket(), bound_socket(), bound_socket()
+    phone.peer, above = sock.getsockname(), ours.getsockname()
+    house.phones[1] = phone
+    house.slots[1] = await house.engine.open(row=1)
+    house.media.open_rtp(1, sock, Bench.media(phone, cname="agent", rtcp_remote=rtcp.getsockname()), ours)
+    house.media.start(1)
+    await house.run(300)
+    assert ours.fileno() == -1 and phone.reports == []
+    report = parse_rtcp(rtcp.recv(2_000))[0]
+    assert isinstance(report, SenderReport) and report.ssrc == 77
+    block = ReportBlock(77, 64, 9, 5, 0, middle_of(report.ntp), 0)
+    rtcp.sendto(build_rtcp([ReceiverReport(phone.ssrc, (block,))]), above)
+    await house.run(10)
+    stats = house.media.stats(1)
+    assert stats.remote_loss == pytest.approx(0.25) and stats.round_trip_ms > 0
+    rtcp.close()
 
 
 async def test_rows_are_shared_out_among_the_processes(house: House) -> None:

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
 
 from engine.api import SlotEnded
+from gateway.legs.rtp_ports import RtpPorts
 from gateway.legs.sip_leg import ControlFailed, SipLeg
 from gateway.media.messages import RtpTimedOut
 from gateway.switchboard import Offer, Refused
 from sip.message import Response
-from tests.phone import Phone, speech
+from tests.phone import Phone, bound_socket, speech
 from tests.sip_house import CONTACT, House, ack, answered_call, asked, bye, open_house, reinvite, until_sent
 from tests.sip_wire import OFFER, request, respond
+
+
+def is_free(port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
 
 
 @pytest.fixture
@@ -124,6 +135,45 @@ async def test_a_phone_that_sends_nothing_while_it_holds_us_is_not_gone(house: H
         house.bench.step()
     gone = [event for event in house.bench.events if isinstance(event, RtpTimedOut)]
     assert bool(gone) is (direction == "sendrecv") and call.ended_by == ""
+
+
+@pytest.mark.parametrize(("attribute", "closed"), [(b"", False), (b"a=rtcp-mux\r\n", True)])
+async def test_reports_have_the_port_above_where_they_are_not_multiplexed(
+    house: House, attribute: bytes, closed: bool
+) -> None:
+    house.phone_says(request(body=OFFER + attribute))
+    await house.settle()
+    answer = house.final()
+    assert (b"a=rtcp-mux" in answer.body) is closed and b"a=rtcp:" not in answer.body
+    (call,) = house.switchboard.calls.values()
+    port = call.leg.port  # type: ignore[union-attr]
+    assert port % 2 == 0 and is_free(port + 1) is closed
+    house.phone_says(ack(answer))
+    house.phone_says(bye(answer))
+    await house.settle()
+    assert is_free(port) and is_free(port + 1)
+
+
+async def test_a_call_out_has_both_ports_until_its_end(house: House) -> None:
+    placing = asyncio.ensure_future(house.line.place("sip:ann@198.51.100.20:5070"))
+    invite = await until_sent(house, "INVITE")
+    port = int(invite.body.split(b"m=audio ")[1].split()[0])
+    assert not is_free(port) and not is_free(port + 1)
+    house.phone_says(respond(invite, 486))
+    with pytest.raises(ControlFailed, match="486"):
+        await placing
+    await house.settle()
+    assert is_free(port) and is_free(port + 1)
+
+
+async def test_without_a_port_above_reports_come_to_the_audio_s(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RtpPorts, "take_pair", lambda ports, now: (bound_socket(), None))
+    house.phone_says(request())
+    await house.settle()
+    (call,) = house.switchboard.calls.values()
+    assert f"a=rtcp:{call.leg.port}\r\n".encode() in house.final().body  # type: ignore[union-attr]
 
 
 async def test_the_called_number_chooses_the_persona(house: House) -> None:

@@ -49,6 +49,11 @@ class LegSockets:
     def port(self) -> int:
         return int(self.rtp.getsockname()[1])
 
+    @property
+    def own_rtcp_port(self) -> int | None:
+        """What SDP must say of the reports: without a second socket they come to the first (RFC 3605)."""
+        return self.port if self.rtcp is None else None
+
     def close(self) -> None:
         self.rtp.close()
         if self.rtcp is not None:
@@ -129,8 +134,7 @@ class SipCalls:
         host = self.settings.public_host or local_address(peer, self.ports.host)
         policy = self.settings.srtp
         srtp: SrtpPolicy = ("accept" if transport == "tls" else "off") if policy == "tls" else policy
-        # Without a second socket the reports come to the first (RFC 3605).
-        rtcp = sockets.port if sockets.rtcp is None else None
+        rtcp = sockets.own_rtcp_port
         return LocalMedia(host, sockets.port, codecs=self.settings.codecs, rtcp_port=rtcp, srtp=srtp)
 
     def _release(self, leg: SipLeg) -> None:
