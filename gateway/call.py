@@ -55,6 +55,7 @@ class Call:
         self.ended_by = ""
         """`caller`, `agent`, `gateway` or `engine`, once ended."""
         self.end_reason = ""
+        self._logged_reason = ""
         self.final_code = 0
         """The last SIP code of a phone call's INVITE, once it is over."""
         self.final_stats: MediaStats | None = None
@@ -131,6 +132,8 @@ class Call:
         """end() from a place that cannot wait. The first reason given stays."""
         if self._ending is None:
             self.ended_by, self.end_reason = by, reason
+            # Once the dialog has its final code the words are the phone's, and those are not for the log.
+            self._logged_reason = f"SIP {self.final_code}" if self.final_code else reason
             self._ending = asyncio.get_running_loop().create_task(self._end(), name=f"end {self.id}")
 
     async def end(self, by: str, reason: str) -> None:
@@ -152,7 +155,7 @@ class Call:
         self.slot.close()
         self.ended_at = time.time()
         self.ended.set()
-        log.info("call %s ended by %s: %s", self.id, self.ended_by, self.end_reason)
+        log.info("call %s ended by %s: %s", self.id, self.ended_by, self._logged_reason)
         for listener in self._ended_listeners:
             listener(self)
 

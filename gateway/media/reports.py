@@ -89,15 +89,17 @@ class Reports:
             heard.ssrc, fraction, lost, highest, int(heard.jitter), self._last_sr, since & 0xFFFF_FFFF
         )
 
-    def receive(self, data: bytes, now: float, wall: float) -> None:
-        """A compound packet of the peer. Raises MalformedRtp."""
-        for packet in parse_rtcp(data):
+    def receive(self, data: bytes, now: float, wall: float) -> bool:
+        """A compound packet of the peer: whether he goes on, for no BYE is in it. Raises MalformedRtp."""
+        packets = parse_rtcp(data)
+        for packet in packets:
             if isinstance(packet, SenderReport):
                 self._last_sr, self._last_sr_at = middle_of(packet.ntp), now
             if isinstance(packet, SenderReport | ReceiverReport):
                 for block in packet.reports:
                     if block.ssrc == self._ssrc:
                         self._learn(block, wall)
+        return not any(isinstance(packet, Goodbye) for packet in packets)
 
     def _learn(self, block: ReportBlock, wall: float) -> None:
         self.remote_loss = block.fraction_lost / 256

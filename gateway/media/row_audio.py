@@ -278,7 +278,7 @@ class RowAudio:
         for row in np.flatnonzero(fresh).tolist():
             self._met[row] = True
             self.emit(FirstPacket(*self._stamp(row)))
-        silent = self.now - self.receiver.last_packet
+        silent = self.now - np.maximum(self.receiver.last_packet, self.reports.last_report)
         late = self._open & self._missed & self._expects & (silent >= self.settings.rtp_timeout_s)
         for row in np.flatnonzero(late & ~self._timed_out).tolist():
             self.emit(RtpTimedOut(*self._stamp(row), silent_s=float(silent[row])))

@@ -28,6 +28,8 @@ class RowReports:
         self._receiver, self._transmitter, self._wire = receiver, transmitter, wire
         self.remote_loss = np.zeros(count, np.float64)
         self.round_trip_ms = np.zeros(count, np.float64)
+        self.last_report = np.zeros(count, np.float64)
+        """Seconds, of the peer's last report; a muted phone may send nothing else."""
         self._reports: dict[int, Reports] = {}
         self._to: dict[int, Address | None] = {}
         """Where reports go that do not go where the audio goes."""
@@ -38,6 +40,7 @@ class RowReports:
     def open(self, row: int, media: RtpMedia | None, now: float) -> None:
         """A call begins; None: a browser's."""
         self.remote_loss[row] = self.round_trip_ms[row] = 0.0
+        self.last_report[row] = now
         self._to[row] = media.rtcp_remote if media else None
         if media is not None and media.cname:
             self._reports[row] = Reports(media.ssrc, media.cname, now)
@@ -109,10 +112,12 @@ class RowReports:
         if reports is None:
             return
         try:
-            reports.receive(datagram, self._now, self._wire.wall(self._now))
+            goes_on = reports.receive(datagram, self._now, self._wire.wall(self._now))
         except MalformedRtp:
             self._receiver.r.n[row, c.MALFORMED] += 1
             return
+        if goes_on:
+            self.last_report[row] = self._now
         self.note(row, reports.remote_loss, reports.round_trip_s * 1000)
 
     def _send(self, row: int, datagram: bytes) -> None:
