@@ -35,6 +35,7 @@ def call_view(feed: AdminFeed) -> dict[str, object]:
             "srtp": None if agreed is None or agreed.srtp is None else agreed.srtp.suite,
             "held_by_us": call.leg.held_by_us,
             "held_by_caller": agreed is not None and agreed.held,
+            "said": call.said,
         }
     if feed.over:
         view |= {"ended_by": call.ended_by, "reason": call.end_reason, "code": call.final_code or None}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 from engine.api import Persona, Slot, SlotEnded, TextSpoken
@@ -48,6 +48,8 @@ class Call:
         self.direction = "inbound"
         self.caller = ""
         self.callee = ""
+        self.said: Mapping[str, object] = {}
+        """What his signalling says of him besides: untrusted, and never logged."""
         self.admitted_at = time.time()
         self.answered_at: float | None = None
         self.ended_at: float | None = None

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from engine.api import Engine, EngineError, EngineFull, EngineRefused, Persona
 from gateway.call import Call
@@ -31,6 +31,8 @@ class Offer:
     callee: str = ""
     outbound: bool = False
     """We call him."""
+    said: Mapping[str, object] = field(default_factory=dict)
+    """What his signalling says of him besides, as JSON."""
 
 
 class Refused(Exception):
@@ -93,7 +95,7 @@ class Switchboard:
             slot.close()
             raise self._refusal(503, "the audio path is starting again", 2.0)
         call = Call(secrets.token_hex(8), offer.leg, slot, persona, self.plane)
-        call.caller, call.callee = offer.caller, offer.callee
+        call.caller, call.callee, call.said = offer.caller, offer.callee, offer.said
         call.direction = "outbound" if offer.outbound else "inbound"
         self.calls[call.id] = self._rows[call.row] = call
         call.on_ended(self._forget)

@@ -12,6 +12,7 @@ from gateway.call_events import StateChanged
 from gateway.legs.announcing import Announcing
 from gateway.legs.dialling import Dialling, Outbound
 from gateway.legs.rtp_ports import NoFreePort, RtpPorts
+from gateway.legs.said import said_of
 from gateway.legs.sip_calls import SipCalls, SipLineSettings
 from gateway.legs.sip_leg import AgentShell, SipLeg
 from gateway.media.face import MediaError
@@ -98,7 +99,11 @@ class SipLine:
 
     async def _admit(self, offered: CallOffered) -> None:
         offer = Offer(
-            "sip", self._persona(offered.called.user), caller=offered.caller.user, callee=offered.called.user
+            "sip",
+            self._persona(offered.called.user),
+            caller=offered.caller.user,
+            callee=offered.called.user,
+            said=said_of(offered),
         )
         try:
             call = await self.switchboard.admit(offer)
