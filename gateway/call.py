@@ -67,6 +67,7 @@ class Call:
         self._media_closed = asyncio.Event()
         self._ended_listeners: list[Callable[[Call], None]] = []
         self._event_listeners: list[Callable[[CallEvent], None]] = []
+        self._agent_held = False
         self._keys = KeyPad()
         self._orders = OrderReader()
 
@@ -86,11 +87,17 @@ class Call:
         """The leg has given its row to the plane, which calls it `number`; end() takes it back."""
         self.media_number = number
 
+    def hold_agent(self) -> None:
+        """The caller will not hear for a while: the agent keeps its first words until answered()."""
+        self._agent_held = self.slot.interrupt()
+
     def answered(self) -> None:
         """The caller can hear: the row's audio starts to flow to the engine and back. Idempotent."""
         if self.answered_at is None and not self.ended.is_set():
             self.answered_at = time.time()
             self.plane.start(self.row)
+            if self._agent_held:
+                self.slot.release()
             log.info("call %s answered", self.id)
             self._tell(StateChanged("answered"))
 

@@ -93,9 +93,11 @@ class Phone:
 class Bench:
     """Rows, an EchoEngine without delay, and a MediaPlane."""
 
-    def __init__(self, count: int = 4, processing: object = None, **settings: object) -> None:
+    def __init__(
+        self, count: int = 4, processing: object = None, greeting: bool = False, **settings: object
+    ) -> None:
         self.rows = AudioRows(count)
-        self.engine = EchoEngine(slots=count, delay_s=0.0, greeting=False, phase=0.005, rows=self.rows)
+        self.engine = EchoEngine(slots=count, delay_s=0.0, greeting=greeting, phase=0.005, rows=self.rows)
         wanted = MediaSettings(**{"kernel_times": False, "compiled": False, **settings})  # type: ignore[arg-type]
         self.plane = MediaPlane(self.rows, wanted, processing)  # type: ignore[arg-type]
         self.step_number = 1_000

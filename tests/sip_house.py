@@ -74,9 +74,11 @@ class House:
 
 
 @asynccontextmanager
-async def open_house(announcements: Mapping[str, bytes] | None = None) -> AsyncIterator[House]:
+async def open_house(
+    announcements: Mapping[str, bytes] | None = None, greeting: bool = False
+) -> AsyncIterator[House]:
     """Two slots, personas `default` and `anna`, and everybody may call."""
-    bench = Bench(count=2)
+    bench = Bench(count=2, greeting=greeting)
     agent = Agent()
     script = Script(agent)
     shell = Shell(script)

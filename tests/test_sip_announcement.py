@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import numpy as np
 import pytest
 
+from engine.echo import greeting_frames
 from gateway.audio_file import resampled
 from gateway.call import Call
 from sip.message import Response
@@ -23,9 +24,13 @@ RELIABLE = "Supported: 100rel\r\n"
 
 @pytest.fixture
 async def house() -> AsyncIterator[House]:
-    pcm = resampled(NOTICE / np.float32(32_768), 8_000, 24_000)
-    async with open_house({"moshi": np.rint(pcm * 32_767).astype(np.int16).tobytes()}) as made:
+    async with open_house(announcements()) as made:
         yield made
+
+
+def announcements() -> dict[str, bytes]:
+    pcm = resampled(NOTICE / np.float32(32_768), 8_000, 24_000)
+    return {"moshi": np.rint(pcm * 32_767).astype(np.int16).tobytes()}
 
 
 class Caller(Phone):
@@ -162,6 +167,22 @@ async def test_a_caller_who_holds_us_from_the_first_hears_it_when_he_resumes(hou
     await house.settle()
     caller.run(STEPS + 5)
     assert caller.heard_notice() > 0.95 and caller.call.answered_at is not None
+
+
+async def test_the_agent_s_first_words_come_after_it_and_none_is_lost() -> None:
+    greeting = resampled(greeting_frames().reshape(-1), 24_000, 8_000)
+    async with open_house(announcements(), greeting=True) as house:
+        caller = Caller(house)
+        house.phone_says(request(body=caller.offer))
+        await house.settle()
+        house.script.sent.clear()
+        caller.run(2 * STEPS, talk=False)
+        house.phone_says(ack(answer_of(house, 200)))
+        caller.run(len(greeting) // 160 + 30, talk=False)
+        heard = caller.heard_pcm()[len(NOTICE) + 400 :] / 32_768
+        said = align(heard, greeting)
+        assert caller.heard_notice() > 0.9 and said.correlation > 0.9
+        assert len(said.heard) == len(greeting) and said.lag > 0
 
 
 @pytest.mark.parametrize("way", ["CANCEL", "BYE"])

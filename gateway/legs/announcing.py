@@ -35,7 +35,7 @@ class Announcing:
         self.calls = calls
         self._waiting: dict[str, _Waiting] = {}
 
-    def answer(self, offered: CallOffered, sockets: LegSockets) -> AgreedMedia | None:
+    def answer(self, offered: CallOffered, call: Call, sockets: LegSockets) -> AgreedMedia | None:
         """The 200, or the 183 where a recording comes first; what was agreed by it.
         Raises SdpError, CallStateError."""
         local = self.calls.local_media(offered.source[0], sockets, offered.transport)
@@ -45,6 +45,7 @@ class Announcing:
         turn = agent.ring(offered.call, now, local) if early else agent.accept(offered.call, local, now)
         if pcm is not None:
             self._waiting[offered.call] = _Waiting(pcm, local, answered=not early)
+            call.hold_agent()
         return turn
 
     def accepted_early(self, dialog: str, media: AgreedMedia) -> None:

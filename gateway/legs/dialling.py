@@ -90,6 +90,7 @@ class Dialling:
         leg = self.calls.new_leg(dialog, sockets)
         self._dialling[dialog] = dialled = Dialled(sockets, asyncio.get_running_loop().create_future())
         self.calls.join(call, leg, lambda event: self._on_media(call, dialog, event))
+        call.hold_agent()
         dialled.outcome.add_done_callback(lambda outcome: self._dialled(call, dialog, outcome))
         self.calls.shell.transmit()
         return call, dialled.outcome

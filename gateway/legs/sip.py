@@ -131,7 +131,7 @@ class SipLine:
         sockets = self.calls.take_sockets()
         leg = self.calls.new_leg(offered.call, sockets)
         try:
-            agreed = self.announcing.answer(offered, sockets)
+            agreed = self.announcing.answer(offered, call, sockets)
             self.calls.open_media(call, leg, sockets, agreed)
         except Exception:
             self.announcing.forget(offered.call)
