@@ -93,12 +93,12 @@ def read(file: Path | None = None, flags: Tree | None = None) -> Sources:
         file = Path(os.environ[CONFIG_VARIABLE])
     toml, lines = _read_toml(file) if file else ({}, {})
     environment = EnvSettingsSource(Settings)()
-    return Sources(file, toml, lines, environment, flags or {})
+    return Sources(file, _long_routes(toml), lines, _long_routes(environment), flags or {})
 
 
 def checked(sources: Sources) -> Settings:
     """Validate what was read. Raises ConfigError."""
-    problems = _secrets_in_file(sources) + _unknown_variables(os.environ)
+    problems = _secrets_in_file(sources) + _unknown_variables(os.environ) + _half_routes(os.environ)
     try:
         settings = Settings(**sources.merged())
     except ValidationError as invalid:
@@ -122,6 +122,15 @@ def _read_toml(file: Path) -> tuple[Tree, dict[KeyPath, int]]:
         place = re.search(r"\(at line (\d+)", str(error))
         line = place[1] if place else str(text.count("\n") + 1)
         raise ConfigError([f"{file}:{line}: not valid TOML: {error}"]) from None
+
+
+def _long_routes(tree: Tree) -> Tree:
+    """Routes as tables, so that another persona from the environment leaves a route its announcement."""
+    routes = tree.get("routes")
+    if not isinstance(routes, dict):
+        return tree
+    tables = {called: {"persona": v} if isinstance(v, str) else v for called, v in routes.items()}
+    return {**tree, "routes": tables}
 
 
 def _overlaid(base: Tree, top: Tree) -> Tree:
@@ -225,6 +234,17 @@ def _unknown_variables(environ: Mapping[str, str]) -> list[str]:
             hint = f"did you mean {near[0]}? " if near else ""
             problems.append(f"environment {name}: no such setting; {hint}allowed: {', '.join(same)}")
     return problems
+
+
+def _half_routes(environ: Mapping[str, str]) -> list[str]:
+    """A route's name alone and its keys exclude each other: one of them would be lost without a word."""
+    routes = [name for name in environ if name.upper().startswith(variable(("routes", "")))]
+    keys = [name.upper() for name in routes]
+    return [
+        f"environment {name}: stands beside its own keys; say {name}{ENV_DELIMITER}PERSONA"
+        for name in sorted(routes)
+        if any(key.startswith(name.upper() + ENV_DELIMITER) for key in keys)
+    ]
 
 
 def _variables(model: type[BaseModel], prefix: str) -> list[str]:

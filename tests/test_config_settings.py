@@ -234,6 +234,24 @@ def test_a_route_is_a_persona_or_a_table_with_an_announcement(
     assert Settings(**tomllib.loads(text)) == load(file)
 
 
+def test_another_persona_from_the_environment_leaves_a_route_its_announcement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notice = silence(tmp_path / "notice.wav", 0.5)
+    table = f'{{ persona = "default", announcement = "{notice}" }}'
+    file = written(tmp_path, f'[personas.anna]\n[routes]\n100 = {table}\n200 = "default"\n')
+    monkeypatch.setenv("MG_ROUTES__100", "anna")
+    monkeypatch.setenv("MG_ROUTES__200__ANNOUNCEMENT", str(notice))
+    routes = load(file).routes
+    assert [(route.persona, route.announcement) for route in routes.values()] == [
+        ("anna", notice),
+        ("default", notice),
+    ]
+    monkeypatch.setenv("MG_ROUTES__100__ANNOUNCEMENT", str(notice))
+    (problem,) = problems(file)
+    assert problem.startswith("environment MG_ROUTES__100:") and "MG_ROUTES__100__PERSONA" in problem
+
+
 def test_an_announcement_that_cannot_be_played_is_named_with_its_line(tmp_path: Path) -> None:
     noise = tmp_path / "noise.wav"
     noise.write_bytes(b"no audio at all")
