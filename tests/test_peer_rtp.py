@@ -15,6 +15,8 @@ import pytest
 from tests.audio import align, gaps, level_dbfs, likeness, read_wav, steady_noise, write_wav
 from tests.peers import LOOPBACK, ROOT, Gateway, StallWatch
 from tests.rtp_caller import PACKET, RtpCaller, to_mulaw
+from tests.softphone import Desk, operated
+from tests.test_media_tones import pressed
 
 pytestmark = pytest.mark.peer
 RATE = 8_000
@@ -160,3 +162,15 @@ def test_the_call_command_says_why_there_was_no_call(gateway: Gateway, tmp_path:
     done = called(f"sip:nobody@{LOOPBACK}:{port}", speech, tmp_path / "answer.wav", "--ring", "2")
     assert done.returncode == 1 and done.stdout.startswith("no call: "), done.stdout + done.stderr
     assert not (tmp_path / "answer.wav").exists()
+
+
+def test_keys_pressed_as_tones_arrive_once_and_none_is_echoed(tmp_path: Path) -> None:
+    with Gateway(tmp_path, **operated()) as gateway, RtpCaller(gateway.sip_port) as phone:
+        desk = Desk(gateway)
+        assert phone.invite().startswith("SIP/2.0 200"), "an offer without telephone-event"
+        call = desk.until(state="answered")
+        exchange = phone.stream(pressed("4711#", on_s=0.12, off_s=0.12, dbfs=-12.0))
+        phone.bye()
+        gateway.wait_for_slots(0, 5.0)
+        assert [m["digit"] for m in desk.told(call["id"]) if m["type"] == "dtmf"] == list("4711#")
+    assert level_dbfs(exchange.heard()[RATE // 2 :]) < -25, "of the echo little more than five onsets"

@@ -46,6 +46,7 @@ from gateway.media.receive import Receiver
 from gateway.media.resample import Resampler
 from gateway.media.row_reports import RowReports
 from gateway.media.srtp_rows import SrtpRows
+from gateway.media.tones import Tones
 from gateway.media.transmit import Transmitter
 from gateway.media.udp_wire import UdpWire
 
@@ -83,6 +84,7 @@ class RowAudio:
         self.transmitter = Transmitter(count, self.wire, self.srtp, settings.opus_complexity)
         self.reports = RowReports(count, self.receiver, self.transmitter, self.wire)
         self.announcer = Announcer()
+        self.tones = Tones(count)
         self.playout = Playout(rows, settings.comfort_noise_dbfs, ledger)
         self.tick, self.now = 0, 0.0
         self._call = np.zeros(count, np.int64)
@@ -179,6 +181,7 @@ class RowAudio:
             self.transmitter.open_opus(row, command.media, send)
             self._missed[row] = True
         self._expects[row] = not isinstance(media, RtpMedia) or _must_send(media)
+        self.tones.listen(row, isinstance(media, RtpMedia) and media.dtmf_payload_type is None)
         self.processing.opened(row, int(self.transmitter.rate[row]))
 
     def _open_rtp(self, row: int, media: RtpMedia, sock: object) -> None:
@@ -205,6 +208,7 @@ class RowAudio:
         latch = self.receiver.latches[row]
         self.transmitter.point(row, latch.remote, latch.latched)
         self._expects[row] = _must_send(media)
+        self.tones.listen(row, media.dtmf_payload_type is None)
         self.receiver.last_packet[row] = self.now
         self._groups = None
         if self.transmitter.rate[row] != rate:
@@ -216,6 +220,7 @@ class RowAudio:
         self.announcer.stop(row)
         self.reports.close(row)
         self.srtp.set(row, None)
+        self.tones.listen(row, False)
         self.receiver.close(row)
         self.transmitter.close(row)
         self.processing.closed(row)
@@ -248,6 +253,9 @@ class RowAudio:
         """20 ms of these callers into `rows.heard`."""
         samples, invented = self.receiver.pull(rows, self.tick)
         pcm: Pcm = samples[:, : rate // 50].astype(np.float32) * np.float32(1 / 32_768)
+        pcm, keys = self.tones.hear(rows, pcm, rate, invented)
+        for row, key, held_ms in keys:
+            self._on_key(row, key, held_ms)
         pcm = self.processing.hear(rows, pcm, rate, invented.astype(np.int32))
         if rate != WIDE:
             pcm = self._up[rate].run(rows, pcm)

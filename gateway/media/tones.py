@@ -1,0 +1,132 @@
+"""Tones: keys pressed in the audio itself, on legs that agreed on no telephone-event; all such rows at once.
+
+A window of 20 ms, every 10 ms, is a key's when two tones of the keypad hold nearly all of its energy at
+levels not far apart; two windows in a row press the key, three without it release it. What is a key's is
+silence to everything behind: model, echo canceller and speech detector. It knows blocks and no packets.
+
+Source: ITU-T Q.23 (the frequencies), Q.24 (levels, twist, durations); the fit of a tone whose frequency is a
+little off is that of the tone and its first derivative by frequency.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.api import Pcm
+
+Rows = NDArray[np.intp]
+I64 = NDArray[np.int64]
+
+LOW, HIGH = (697, 770, 852, 941), (1_209, 1_336, 1_477, 1_633)
+KEYS = "123A456B789C*0#D"
+SHARE = 0.86
+"""Of a window's energy that the two tones must hold."""
+TWIST_DB = 9.0
+LEAST_DBFS = -40.0
+"""Of a window; Q.24 asks for -25 dBm a tone."""
+PRESS, RELEASE = 2, 3
+"""Windows in a row, 10 ms apart."""
+STEP_MS = 10
+
+
+class Tones:
+    """State of `count` rows. One thread."""
+
+    def __init__(self, count: int) -> None:
+        self.listening = np.zeros(count, np.bool_)
+        """Rows whose keys may come as tones."""
+        self._before: dict[int, Pcm] = {}  # (count, half a window), by rate
+        self._count = count
+        self._key = np.full(count, -1, np.int64)  # of the last windows that had one
+        self._hits: I64 = np.zeros(count, np.int64)
+        self._misses: I64 = np.zeros(count, np.int64)
+        self._pressed = np.zeros(count, np.bool_)
+
+    def listen(self, row: int, wanted: bool) -> None:
+        """From the next block on; what was half heard is forgotten."""
+        self.listening[row] = wanted
+        self._key[row] = -1
+        self._hits[row] = self._misses[row] = 0
+        self._pressed[row] = False
+        for half in self._before.values():
+            half[row] = 0.0
+
+    def hear(self, rows: Rows, pcm: Pcm, rate: int, invented: I64) -> tuple[Pcm, list[tuple[int, str, int]]]:
+        """20 ms of these rows, (n, rate / 50), of which `invented` (n,) samples are concealment: the same
+        without tones, and (row, key, milliseconds) for each key that was released."""
+        if not self.listening.any():
+            return pcm, []
+        at = np.flatnonzero(self.listening[rows])
+        if not len(at):
+            return pcm, []
+        mine, block = rows[at], pcm[at]
+        half = block.shape[1] // 2
+        before = self._before.setdefault(rate, np.zeros((self._count, half), np.float32))
+        middle = np.concatenate([before[mine], block[:, :half]], axis=1)
+        before[mine] = block[:, half:]
+        released: list[tuple[int, str, int]] = []
+        silent = np.zeros(len(at), np.bool_)
+        sure = invented[at] == 0
+        for window in (middle, block):
+            keys = keys_in(window, rate)
+            held = np.where(self._pressed[mine], self._key[mine], -1)
+            released += self._step(mine, np.where(sure, keys, held))
+            silent |= (keys >= 0) | self._pressed[mine]
+        if silent.any():
+            pcm = pcm.copy()
+            pcm[at[silent]] = 0.0
+        return pcm, released
+
+    def _step(self, rows: Rows, keys: I64) -> list[tuple[int, str, int]]:
+        """One window of each row: which key it holds, -1 for none."""
+        same = (keys >= 0) & (keys == self._key[rows])
+        other = (keys >= 0) & ~same
+        released = [self._release(row) for row in rows[other & self._pressed[rows]].tolist()]
+        self._hits[rows] = np.where(same, self._hits[rows] + 1, np.where(other, 1, self._hits[rows]))
+        self._key[rows] = np.where(keys >= 0, keys, self._key[rows])
+        self._misses[rows] = np.where(keys >= 0, 0, self._misses[rows] + 1)
+        self._pressed[rows] |= self._hits[rows] >= PRESS
+        gone = self._misses[rows] >= np.where(self._pressed[rows], RELEASE, 1)
+        released += [self._release(row) for row in rows[gone & self._pressed[rows]].tolist()]
+        self._hits[rows[gone]], self._key[rows[gone]] = 0, -1
+        return released
+
+    def _release(self, row: int) -> tuple[int, str, int]:
+        key, held_ms = KEYS[int(self._key[row])], STEP_MS * (int(self._hits[row]) + 1)
+        self._pressed[row], self._hits[row] = False, 0
+        return row, key, held_ms
+
+
+def keys_in(windows: Pcm, rate: int) -> I64:
+    """(n, rate / 50) -> (n,): index into KEYS, or -1."""
+    energy = np.einsum("ij,ij->i", windows, windows)
+    found = np.full(len(windows), -1, np.int64)
+    loud = np.flatnonzero(energy > 10 ** (LEAST_DBFS / 10) * windows.shape[1])
+    if not len(loud):
+        return found
+    fitted = windows[loud] @ _bases(rate)  # (m, 8 tones * 4)
+    tones = np.square(fitted).reshape(len(loud), 8, 4).sum(axis=2)
+    low, high = tones[:, :4], tones[:, 4:]
+    best_low, best_high = low.argmax(axis=1), high.argmax(axis=1)
+    each = np.arange(len(loud))
+    a, b = low[each, best_low], high[each, best_high]
+    twist = 10 ** (TWIST_DB / 10)
+    whole = (a + b > SHARE * energy[loud]) & (a < twist * b) & (b < twist * a)
+    found[loud[whole]] = (4 * best_low + best_high)[whole]
+    return found
+
+
+@cache
+def _bases(rate: int) -> Pcm:
+    """(rate / 50, 32): an orthonormal basis of each tone and its derivative by frequency, 20 ms long."""
+    t = np.arange(rate // 50) / rate
+    bent = t - t.mean()
+    columns = []
+    for frequency in (*LOW, *HIGH):
+        wave = np.exp(2j * np.pi * frequency * t)
+        both = np.stack([wave.real, wave.imag, bent * wave.real, bent * wave.imag], axis=1)
+        columns.append(np.linalg.qr(both)[0])
+    return np.concatenate(columns, axis=1).astype(np.float32)
