@@ -6,6 +6,7 @@ import asyncio
 import re
 import secrets
 from collections.abc import Callable
+from ipaddress import ip_address
 from typing import Protocol
 
 from gateway.call import Call
@@ -179,5 +180,10 @@ def rtp_media(agreed: AgreedMedia, ssrc: int) -> RtpMedia:
 
 
 def _sendable(host: str, port: int) -> tuple[str, int] | None:
-    """None for the address of an old-style hold or a port that takes nothing."""
-    return None if host in ("0.0.0.0", "::") or port == 0 else (host, port)
+    """None for the address of an old-style hold, a port that takes nothing, and a name: to look one up would
+    hold up every call's audio at each packet. Such a peer is answered where his own packets come from."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return None
+    return None if address.is_unspecified or port == 0 else (host, port)

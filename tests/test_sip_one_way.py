@@ -1,0 +1,103 @@
+"""What makes calls one-way elsewhere: a description whose address is not where the phone is."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from gateway.legs.sip_leg import rtp_media
+from sip.sdp import LocalMedia, answer
+from tests.phone import Phone, speech
+from tests.sip_house import House, ack, answered_call, open_house, reinvite
+from tests.sip_wire import OFFER, request
+
+WHERE = b"c=IN IP4 198.51.100.20"
+OURS = LocalMedia("192.0.2.1", 4000)
+
+
+@pytest.fixture
+async def house() -> AsyncIterator[House]:
+    async with open_house() as made:
+        yield made
+
+
+def talk(house: House, phone: Phone) -> float:
+    """A second of talk; the loudest that the model heard of its second half."""
+    (call,) = house.switchboard.calls.values()
+    phone.peer = ("127.0.0.1", call.leg.port)  # type: ignore[union-attr]
+    for _ in range(50):
+        phone.say()
+        house.bench.step()
+        phone.listen(house.bench.step_number)
+    until = int(house.bench.rows.heard_end[call.row])
+    return float(np.abs(house.bench.rows.read_heard(call.row, until - 12_000, 12_000)).max())
+
+
+@pytest.mark.parametrize(
+    "named", ["IN IP4 192.168.1.5", "IN IP4 10.0.0.9", "IN IP6 2001:db8::2", "IN IP4 phone.example"]
+)
+async def test_a_phone_that_is_not_where_it_says_hears_and_is_heard(house: House, named: str) -> None:
+    house.phone_says(request(body=OFFER.replace(WHERE, b"c=" + named.encode())))
+    await house.settle()
+    answered = house.final()
+    assert answered.code == 200 and b"c=IN IP4 192.0.2.10" in answered.body and b"a=sendrecv" in answered.body
+    house.phone_says(ack(answered))
+    phone = Phone(speech())
+    assert talk(house, phone) > 0.05 and len(phone.heard) > 40
+    phone.sock.close()
+
+
+async def test_a_null_address_is_a_hold_and_its_end_brings_both_ways_back(house: House) -> None:
+    call, answered = await answered_call(house)
+    phone = Phone(speech())
+    assert talk(house, phone) > 0.05
+    house.phone_says(reinvite(answered, OFFER.replace(WHERE, b"c=IN IP4 0.0.0.0"), cseq=2))
+    await house.settle()
+    assert b"a=recvonly" in house.final().body
+    phone.listen(0)
+    phone.heard.clear()
+    assert talk(house, phone) < 0.001 and phone.heard == []
+    house.phone_says(reinvite(answered, OFFER, cseq=3))
+    await house.settle()
+    phone.sent = 0
+    assert talk(house, phone) > 0.05 and len(phone.heard) > 40 and call.ended_by == ""
+    phone.sock.close()
+
+
+async def test_audio_on_port_0_is_no_audio_and_leaves_a_call_as_it_was(house: House) -> None:
+    none = OFFER.replace(b"audio 50000", b"audio 0")
+    house.phone_says(request(call_id="other", branch="z9hG4bK-0", body=none))
+    await house.settle()
+    assert house.final().code == 488 and not house.switchboard.calls
+    call, answered = await answered_call(house)
+    house.phone_says(reinvite(answered, none, cseq=2))
+    await house.settle()
+    assert house.final().code == 488
+    phone = Phone(speech())
+    assert talk(house, phone) > 0.05 and len(phone.heard) > 40 and call.ended_by == ""
+    phone.sock.close()
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "sendable"),
+    [
+        ("198.51.100.20", 50_000, True),
+        ("2001:db8::2", 50_000, True),
+        ("slow.example", 50_000, False),
+        ("localhost", 50_000, False),
+        ("0.0.0.0", 50_000, False),
+        ("::", 50_000, False),
+    ],
+)
+def test_nothing_is_sent_where_a_name_would_have_to_be_looked_up(
+    host: str, port: int, sendable: bool
+) -> None:
+    agreed = replace(
+        answer(OFFER, OURS).media, remote_host=host, remote_port=port, remote_rtcp=(host, port + 1)
+    )
+    media = rtp_media(agreed, 7)
+    assert media.remote == ((host, port) if sendable else None)
+    assert media.rtcp_remote == ((host, port + 1) if sendable else None)
