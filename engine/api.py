@@ -165,8 +165,14 @@ class Slot(Protocol):
         """
         ...
 
+    def hold(self) -> bool:
+        """Let time stand still for the agent until release(), as long as the caller cannot hear: it hears and
+        says nothing, and begins afterwards as it would have before. False: this engine cannot.
+        """
+        ...
+
     def release(self) -> None:
-        """Let the agent speak again after interrupt()."""
+        """Let the agent speak again after interrupt() or hold()."""
         ...
 
     def inject(self, text: str) -> bool:

@@ -190,6 +190,9 @@ class ChatEngine(TickEngine):
     def interrupt(self, slot: RowSlot, heard_samples: int | None) -> bool:
         return False
 
+    def hold(self, slot: RowSlot) -> bool:
+        return False
+
     def release(self, slot: RowSlot) -> None:
         pass
 

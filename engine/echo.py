@@ -95,8 +95,7 @@ class EchoStepper:
         greeted = np.flatnonzero(active & (self._age < len(self._greeting)))
         out[greeted] += self._greeting[self._age[greeted]]
         text = self._word_now(active)
-        # Who is silenced before its first word still has it to say.
-        self._age[active & ~(self._silent & (self._age == 0))] += 1
+        self._age[active] += 1
         return EchoStep(out, text, active)
 
     def _word_now(self, active: Mask) -> NDArray[np.int64]:

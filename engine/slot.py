@@ -71,6 +71,8 @@ class SlotOwner(Protocol):
 
     def interrupt(self, slot: RowSlot, heard_samples: int | None) -> bool: ...
 
+    def hold(self, slot: RowSlot) -> bool: ...
+
     def release(self, slot: RowSlot) -> None: ...
 
     def inject(self, slot: RowSlot, text: str) -> bool: ...
@@ -143,6 +145,9 @@ class RowSlot:
 
     def interrupt(self, heard_samples: int | None = None) -> bool:
         return self.ended is None and self._owner.interrupt(self, heard_samples)
+
+    def hold(self) -> bool:
+        return self.ended is None and self._owner.hold(self)
 
     def release(self) -> None:
         if self.ended is None:

@@ -59,6 +59,7 @@ class TickEngine:
         self._gains: NDArray[np.float32] = np.ones(rows.count, np.float32)
         self._wanted_gains: NDArray[np.float32] = np.ones(rows.count, np.float32)
         self._active: Mask = np.zeros(rows.count, np.bool_)
+        self._held: set[int] = set()  # the tick thread's: rows that are not stepped until release()
         self._open: dict[int, RowSlot] = {}  # the loop's; by row
         self._slots: dict[int, RowSlot] = {}  # the tick thread's: those the stepper has opened
         self._orders: deque[Callable[[], None]] = deque()
@@ -156,6 +157,10 @@ class TickEngine:
 
     def interrupt(self, slot: RowSlot, heard_samples: int | None) -> bool:
         self._orders.append(lambda: self._hush(slot, heard_samples))
+        return True
+
+    def hold(self, slot: RowSlot) -> bool:
+        self._orders.append(lambda: self._pause(slot))
         return True
 
     def release(self, slot: RowSlot) -> None:
@@ -265,11 +270,13 @@ class TickEngine:
         if self._slots.pop(slot.row, None) is not None:
             self._stepper.close(slot.row)
         self._active[slot.row] = False
+        self._held.discard(slot.row)
         self._left.append(slot.row)
 
     def _deactivate(self, slot: RowSlot) -> None:
         if self._slots.get(slot.row) is slot:
             self._active[slot.row] = False
+            self._held.discard(slot.row)
 
     def _hush(self, slot: RowSlot, heard_samples: int | None) -> None:
         if self._active[slot.row] and self._slots.get(slot.row) is slot:
@@ -282,7 +289,15 @@ class TickEngine:
         if self._active[slot.row] and self._slots.get(slot.row) is slot:
             self._stepper.inject(slot.row, text)
 
+    def _pause(self, slot: RowSlot) -> None:
+        if self._active[slot.row] and self._slots.get(slot.row) is slot:
+            self._active[slot.row] = False
+            self._held.add(slot.row)
+
     def _resume(self, slot: RowSlot) -> None:
+        if self._slots.get(slot.row) is slot and slot.row in self._held:
+            self._held.discard(slot.row)
+            self._active[slot.row] = True
         if self._active[slot.row] and self._slots.get(slot.row) is slot:
             self._wanted_gains[slot.row] = 1.0
             self._stepper.release(slot.row)

@@ -160,6 +160,10 @@ class WorkerEngine(TickEngine):
             return False
         return self._link_to(slot.row, lambda link, call: link.say(wire.Interrupt(call, unheard)))
 
+    def hold(self, slot: RowSlot) -> bool:
+        """A worker's clock goes on: the agent is silenced instead."""
+        return self.interrupt(slot, None)
+
     def release(self, slot: RowSlot) -> None:
         self._link_to(slot.row, lambda link, call: link.say(wire.Release(call)))
 

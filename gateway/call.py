@@ -89,7 +89,7 @@ class Call:
 
     def hold_agent(self) -> None:
         """The caller will not hear for a while: the agent keeps its first words until answered()."""
-        self._agent_held = self.slot.interrupt()
+        self._agent_held = self.slot.hold()
 
     def answered(self) -> None:
         """The caller can hear: the row's audio starts to flow to the engine and back. Idempotent."""
