@@ -67,6 +67,23 @@ async def test_a_null_address_is_a_hold_and_its_end_brings_both_ways_back(house:
     phone.sock.close()
 
 
+async def test_a_caller_who_holds_us_from_the_first_is_not_heard_until_he_takes_us_back(house: House) -> None:
+    held = OFFER + b"a=sendonly\r\n"
+    house.phone_says(request(body=held))
+    await house.settle()
+    answered = house.final()
+    assert b"a=recvonly" in answered.body
+    house.phone_says(ack(answered))
+    await house.settle()
+    phone = Phone(speech())
+    assert talk(house, phone) < 0.001, "his music is not his voice"
+    house.phone_says(reinvite(answered, OFFER, cseq=2))
+    await house.settle()
+    phone.sent = 0
+    assert talk(house, phone) > 0.05
+    phone.sock.close()
+
+
 async def test_audio_on_port_0_is_no_audio_and_leaves_a_call_as_it_was(house: House) -> None:
     none = OFFER.replace(b"audio 50000", b"audio 0")
     house.phone_says(request(call_id="other", branch="z9hG4bK-0", body=none))

@@ -150,9 +150,11 @@ class SipLine:
         return await self.dialling.dial(uri, persona, way)
 
     def _confirmed(self, dialog: str, media: AgreedMedia) -> None:
-        call = self.calls.live.get(dialog)
+        call, leg = self.calls.live.get(dialog), self.calls.leg(dialog)
         if call is not None:
             self._agree(dialog, media)
+            if leg is not None:
+                leg.let_hear(call)  # a caller may hold us from his first offer on
             self.announcing.confirmed(dialog, call)
 
     def _agree(self, dialog: str, media: AgreedMedia) -> None:
