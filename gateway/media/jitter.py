@@ -24,7 +24,7 @@ RECKONED = 5
 """Arrivals between two reckonings of the target."""
 CALM = 60
 """Latest arrivals whose worst bounds the target (1.2 s), with CALM_MS to spare: a storm is soon forgotten."""
-CALM_MS = 30
+CALM_MS = 20
 LIKE, LIKE_URGENT = 0.64, 0.25
 """Squares of the correlations (0.8, 0.5) at which a period may be cut or doubled."""
 LESS_EACH_TRY = 0.06
