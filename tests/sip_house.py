@@ -37,7 +37,8 @@ class Shell:
             self.events.append(event)
             assert self.line is not None
             self.line.receive(event)
-        for data, _ in self.script.agent.ua.datagrams_to_send(self.script.now):
+        for data, destination in self.script.agent.ua.datagrams_to_send(self.script.now):
+            self.script.raw.append((self.script.now, data, destination))
             self.script.sent.append(parse_message(data))
 
 

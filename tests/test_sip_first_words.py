@@ -9,6 +9,7 @@ import pytest
 
 from gateway.legs.sip_leg import ControlFailed
 from gateway.media.messages import FirstPacket
+from sip.locate import NaptrRecord, SrvRecord
 from tests.sip_house import CONTACT, House, open_house, until_sent
 from tests.sip_wire import OFFER, respond
 
@@ -17,6 +18,36 @@ from tests.sip_wire import OFFER, respond
 async def house() -> AsyncIterator[House]:
     async with open_house() as made:
         yield made
+
+
+class Zone:
+    """A domain with two servers, of which the second is for when the first is silent."""
+
+    async def naptr(self, name: str) -> list[NaptrRecord]:
+        return []
+
+    async def srv(self, name: str) -> list[SrvRecord]:
+        servers = [SrvRecord(20, 0, 5_080, "b.example.net"), SrvRecord(10, 0, 5_070, "a.example.net")]
+        return servers if name == "_sip._udp.example.net" else []
+
+    async def addresses(self, name: str) -> list[str]:
+        return {"a.example.net": ["198.51.100.21"], "b.example.net": ["198.51.100.22"]}.get(name, [])
+
+
+async def test_a_domain_is_called_where_its_srv_records_say_and_the_next_server_if_one_is_full(
+    house: House,
+) -> None:
+    house.line.dialling.lookup = Zone()
+    placing = asyncio.ensure_future(house.line.place("sip:ann@example.net"))
+    invite = await until_sent(house, "INVITE")
+    assert house.script.raw[-1][2][:2] == ("198.51.100.21", 5_070)
+    assert invite.uri == "sip:ann@example.net", "who is called is not where it is sent"
+    house.script.sent.clear()
+    house.phone_says(respond(invite, 503))
+    again = await until_sent(house, "INVITE")
+    assert house.script.raw[-1][2][:2] == ("198.51.100.22", 5_080)
+    house.phone_says(respond(again, 200, body=OFFER, extra=CONTACT))
+    assert (await placing).media_number is not None
 
 
 async def test_the_agent_says_nothing_before_the_called_is_heard(house: House) -> None:

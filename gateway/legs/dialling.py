@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -15,9 +17,13 @@ from gateway.legs.sip_leg import ControlFailed
 from gateway.media.face import MediaError
 from gateway.media.messages import FirstPacket
 from gateway.switchboard import Offer
+from sip.dialog import is_ip
+from sip.dns import Dns
 from sip.events import CallEnded, Transport
+from sip.locate import Lookup, locate
 from sip.sdp import AgreedMedia
 from sip.settings import Credentials, Destination
+from sip.uri import parse_uri
 
 TRANSPORT = re.compile(r";transport=(udp|tcp|tls)\b", re.IGNORECASE)
 FIRST_WORDS_S = 1.0
@@ -50,6 +56,8 @@ class Dialling:
 
     def __init__(self, calls: SipCalls) -> None:
         self.calls = calls
+        self.lookup: Lookup = Dns()
+        self._lots = random.SystemRandom()
         self._dialling: dict[str, Dialled] = {}
         """Until they are answered or fail; by the user agent's id."""
 
@@ -69,7 +77,8 @@ class Dialling:
         Raises switchboard.Refused (full, draining, unknown persona), CannotDial.
         """
         way = way or Outbound()
-        peer, transport = await _next_hop(uri, way.destination)
+        first, *others = await self._servers(uri, way.destination)
+        peer, transport = await _next_hop(uri, first)
         call = await self.calls.switchboard.admit(Offer("sip", persona, callee=uri, outbound=True))
         sockets: LegSockets | None = None
         try:
@@ -80,7 +89,8 @@ class Dialling:
                 self.calls.now(),
                 caller=way.caller,
                 credentials=way.credentials,
-                destination=way.destination,
+                destination=first,
+                alternatives=tuple(server for server in others if server is not None),
             )
         except (NoFreePort, ValueError) as error:
             if sockets is not None:
@@ -94,6 +104,19 @@ class Dialling:
         dialled.outcome.add_done_callback(lambda outcome: self._dialled(call, dialog, outcome))
         self.calls.shell.transmit()
         return call, dialled.outcome
+
+    async def _servers(self, uri: str, destination: Destination | None) -> Sequence[Destination | None]:
+        """Where to try in turn (RFC 3263). A URI that names a port, an address or a host of no domain leads
+        where it says: None, as does one of whose domain DNS knows no server."""
+        try:
+            target = parse_uri(uri)
+        except ValueError as error:
+            raise CannotDial(f"{uri}: {error}") from error
+        if destination is not None or target.port is not None or is_ip(target.host):
+            return [destination]
+        if "." not in target.host.strip("."):
+            return [None]
+        return await locate(target, self.lookup, self._lots) or [None]
 
     def _dialled(self, call: Call, dialog: str, outcome: asyncio.Future[None]) -> None:
         dialled = self._dialling.pop(dialog)
