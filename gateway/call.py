@@ -115,8 +115,8 @@ class Call:
                     self._tell(TextSpoken(frame, shown))
                 for order in orders:
                     self._tell(OrderGiven(order))
-            case DtmfReceived(digit=digit, duration_ms=duration_ms):
-                self.press(digit, duration_ms, "rtp")
+            case DtmfReceived(digit=digit, duration_ms=duration_ms, inband=inband):
+                self.press(digit, duration_ms, "inband" if inband else "rtp")
             case _:
                 self._tell(event)
                 self._end_if_fatal(event)

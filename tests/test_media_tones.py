@@ -82,6 +82,32 @@ def test_a_lost_packet_in_a_key_does_not_make_it_two() -> None:
         assert heard(line, lost=frozenset({block}))[0] == "4"
 
 
+def test_a_key_in_which_the_packets_stop_is_told_soon_and_not_when_they_return() -> None:
+    line = np.concatenate([pressed("5", on_s=0.1, dbfs=-20.0), np.zeros(8_000)])
+    listener = Tones(2)
+    listener.listen(ROW, True)
+    told = []
+    for number in range(len(line) // 160):
+        pcm = line[number * 160 : (number + 1) * 160].astype(np.float32)[None]
+        gone = 13 <= number < 80
+        invented = np.array([160 if gone else 0])
+        _, keys = listener.hear(np.array([ROW]), 0 * pcm if gone else pcm, 8_000, invented)
+        told += [(number, key, held_ms) for _, key, held_ms in keys]
+    ((at, key, held_ms),) = told
+    assert key == "5" and at <= 13 + 6 and held_ms <= 160
+
+
+def test_three_percent_of_loss_costs_a_key_now_and_then_and_makes_none_two() -> None:
+    rng, found = np.random.default_rng(4), 0
+    for _ in range(12):
+        line = pressed("0123456789", on_s=0.1, off_s=0.1, dbfs=-20.0)
+        lost = frozenset(np.flatnonzero(rng.random(len(line) // 160) < 0.03).tolist())
+        keys = heard(line, lost=lost)[0]
+        assert not any(a == b for a, b in zip(keys, keys[1:], strict=False)), "none is told twice"
+        found += len(keys)
+    assert found >= 117
+
+
 @pytest.mark.parametrize("path", SPEECH, ids=lambda path: path.stem)
 def test_speech_presses_no_key_and_loses_nothing(path: Path) -> None:
     with av.open(str(path)) as file:
@@ -114,7 +140,7 @@ def test_a_phone_without_telephone_event_presses_keys_and_the_engine_hears_none(
     bench.run(90)
     keys = [event for event in bench.events if isinstance(event, DtmfReceived)]
     bench.close()
-    assert [event.digit for event in keys] == ["4", "2", "#"]
+    assert [event.digit for event in keys] == ["4", "2", "#"] and all(event.inband for event in keys)
     assert all(80 <= event.duration_ms <= 130 for event in keys)
     assert level_dbfs(phone.heard_pcm()[4_000:] / 32_768) < -28, "of the echo little more than three onsets"
 

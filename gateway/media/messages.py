@@ -185,6 +185,8 @@ class DtmfReceived(MediaEvent):
 
     digit: str
     duration_ms: int
+    inband: bool = False
+    """It came as tones in the audio."""
 
 
 @dataclass(frozen=True, slots=True)

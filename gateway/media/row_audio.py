@@ -255,7 +255,7 @@ class RowAudio:
         pcm: Pcm = samples[:, : rate // 50].astype(np.float32) * np.float32(1 / 32_768)
         pcm, keys = self.tones.hear(rows, pcm, rate, invented)
         for row, key, held_ms in keys:
-            self._on_key(row, key, held_ms)
+            self.emit(DtmfReceived(*self._stamp(row), key, held_ms, inband=True))
         pcm = self.processing.hear(rows, pcm, rate, invented.astype(np.int32))
         if rate != WIDE:
             pcm = self._up[rate].run(rows, pcm)

@@ -30,6 +30,8 @@ LEAST_DBFS = -40.0
 PRESS, RELEASE = 2, 3
 """Windows in a row, 10 ms apart."""
 STEP_MS = 10
+MOST_BLIND = 3
+"""Blocks of concealment in a row that decide nothing; then a key is released."""
 
 
 class Tones:
@@ -44,12 +46,13 @@ class Tones:
         self._hits: I64 = np.zeros(count, np.int64)
         self._misses: I64 = np.zeros(count, np.int64)
         self._pressed = np.zeros(count, np.bool_)
+        self._blind: I64 = np.zeros(count, np.int64)  # blocks in a row that are concealment
 
     def listen(self, row: int, wanted: bool) -> None:
         """From the next block on; what was half heard is forgotten."""
         self.listening[row] = wanted
         self._key[row] = -1
-        self._hits[row] = self._misses[row] = 0
+        self._hits[row] = self._misses[row] = self._blind[row] = 0
         self._pressed[row] = False
         for half in self._before.values():
             half[row] = 0.0
@@ -69,11 +72,13 @@ class Tones:
         before[mine] = block[:, half:]
         released: list[tuple[int, str, int]] = []
         silent = np.zeros(len(at), np.bool_)
-        sure = invented[at] == 0
-        for window in (middle, block):
+        blind, was_blind = invented[at] > 0, self._blind[mine] > 0
+        self._blind[mine] = np.where(blind, self._blind[mine] + 1, 0)
+        waits = self._blind[mine] <= MOST_BLIND
+        for window, unsure in ((middle, blind | was_blind), (block, blind)):
             keys = keys_in(window, rate)
-            held = np.where(self._pressed[mine], self._key[mine], -1)
-            released += self._step(mine, np.where(sure, keys, held))
+            seen = ~(unsure & waits)  # a short gap says neither that a key is held nor that it is not
+            released += self._step(mine[seen], np.where(unsure, -1, keys)[seen])
             silent |= (keys >= 0) | self._pressed[mine]
         if silent.any():
             pcm = pcm.copy()
