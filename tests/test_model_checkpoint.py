@@ -306,6 +306,7 @@ def test_mimis_own_json_reads_back_to_the_same_configuration() -> None:
         MimiConfig.read({"seanet": 3}, "here")
 
 
+@pytest.mark.slow
 def test_the_7b_model_asks_for_kyutais_439_tensors() -> None:
     from engine.model.lm import LM
     from engine.weights import Weights

@@ -95,10 +95,12 @@ def test_greedy_tokens_of_the_tiny_model_equal_kyutais_over_100_steps() -> None:
     assert run_against_oracle(TINY_LM, 1, 110, busy=1.0) >= 9 * 108
 
 
+@pytest.mark.slow
 def test_greedy_tokens_stay_equal_when_slots_are_masked_and_reset_at_random() -> None:
     assert run_against_oracle(SMALL, 3, 105, busy=0.6, resets=0.02) > 1_200
 
 
+@pytest.mark.slow
 def test_greedy_tokens_stay_equal_when_the_window_slides() -> None:
     config = replace(SMALL, context=20)
     assert run_against_oracle(config, 2, 100, busy=0.9) > 1_400
@@ -183,6 +185,7 @@ def _teacher_forced_depth(lm: LM, hidden: Tensor, tokens: Tensor) -> Tensor:
     return torch.stack(logits)
 
 
+@pytest.mark.slow
 def test_a_call_of_any_length_keeps_its_memory_and_its_tokens() -> None:
     config = replace(SMALL, context=20, num_layers=1, dim=64, depformer_dim=32, depformer_dim_feedforward=132)
     assert run_long(config, 140) <= 2
@@ -214,6 +217,7 @@ def test_20_000_steps_at_a_small_window_stay_flat_and_equal() -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000  # KiB
 
 
+@pytest.mark.slow
 def test_a_sampled_call_says_the_same_alone_and_in_company() -> None:
     lm, _ = invent_lm(SMALL, 2)
     random = torch.Generator().manual_seed(9)

@@ -18,7 +18,10 @@ FOLDER = ROOT / "configs" / "tiny-moshi"
 FRAME = 1_920
 GREETING = ["Hello,", "this", "is", "Riverside", "Bicycles.", "How", "can", "I", "help", "you?"]
 
-pytestmark = pytest.mark.skipif(not (FOLDER / "config.json").exists(), reason="no weights in this checkout")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (FOLDER / "config.json").exists(), reason="no weights in this checkout"),
+]
 
 
 @pytest.fixture(scope="module")
