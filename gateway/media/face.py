@@ -7,6 +7,7 @@ carries the command out is the subclass's business: a plane in this process, or 
 from __future__ import annotations
 
 import socket
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ class PacketPort(Protocol):
         ...
 
 
-class MediaFace:
+class MediaFace(ABC):
     """All calls' media, as signalling sees it. Methods never block.
 
     `on_events` (if set) is called when there are events to take: on whichever thread found them.
@@ -174,13 +175,15 @@ class MediaFace:
         """Whether a call could be opened on this row now."""
         return True
 
+    @abstractmethod
     def stats(self, row: int) -> MediaStats:
         """A reading of the row's counters, at most 0.1 s old."""
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     def number(self, row: int, name: str) -> float:
         """One of the numbers of stats(), by its name; cheaper, for those who look at all rows often."""
-        raise NotImplementedError
+        ...
 
     def sent_at(self, row: int, sample: int) -> float | None:
         """When sample n of `rows.spoken` went to the wire (seconds of the clock of the ticks), or None when
@@ -199,12 +202,14 @@ class MediaFace:
             taken.append(self._events.popleft())
         return taken
 
+    @abstractmethod
     def _open_port(self, row: int, call: int, media: OpusMedia, send: SendOpus) -> PacketPort:
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     def _carry(self, command: ask.Command, thing: object) -> None:
         """Hand a command, and what cannot be told in words (a socket), to who carries it out."""
-        raise NotImplementedError
+        ...
 
     def _ask(self, command: ask.Command, thing: object = None) -> None:
         self._check_row(command.row)
