@@ -153,10 +153,6 @@ class MediaProcesses(MediaFace):
         down = sum(not process.up for process in self._processes)
         return [f"{down} of {len(self._processes)} media processes are starting again"] if down else []
 
-    def pids(self) -> list[int]:
-        """Of the processes that run now."""
-        return [process.pid for process in self._processes]
-
     def lateness(self) -> list[Lateness]:
         """Of each process, of the last 10 s; at most 1 s old."""
         return [
