@@ -180,7 +180,9 @@ def load_lm(checkpoint: Checkpoint, device: torch.device, options: RunnerOptions
     agent = config.n_q // 2 if config.dep_q == config.n_q else None
     dtype = _dtype(options.dtype, device)
     weights = open_weights(checkpoint.weights, device, dtype, checkpoint.lora, checkpoint.lora_scaling)
-    weights.float8 = options.weights == "float8"
+    if options.weights == "float8":
+        must_multiply_float8(device)
+        weights.float8 = True
     if options.context is not None:
         config = _with_context(config, options.context)
     lm = LM(weights, config, agent)
@@ -252,6 +254,15 @@ def _device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise EngineError(f"device {name!r}: no CUDA device here, or a torch without CUDA")
     return device
+
+
+def must_multiply_float8(device: torch.device) -> None:
+    """A CPU has a slow twin, for tests. Raises EngineError for a GPU whose tensor cores lack float8."""
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 9):
+        name = torch.cuda.get_device_name(device)
+        raise EngineError(
+            f"engine.weight_dtype float8 needs an H100, L4, RTX 4090 or newer; {name} cannot multiply it"
+        )
 
 
 def _dtype(name: str | None, device: torch.device) -> torch.dtype:

@@ -51,6 +51,7 @@ class LocalOptions:
     revision: str | None = None
     device: str = "auto"
     dtype: str | None = None
+    weight_dtype: str | None = None
     kv_dtype: str | None = None
     context: int | None = None
     pages: int | None = None
@@ -137,6 +138,7 @@ def load_runner(options: LocalOptions, progress: Progress) -> ModelRunner:
     laid_out = RunnerOptions(
         device=options.device,
         dtype=options.dtype,
+        weights=options.weight_dtype,
         kv_dtype=options.kv_dtype,
         context=options.context,
         pages=options.pages,

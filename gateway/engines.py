@@ -84,9 +84,15 @@ def _local(source: str, settings: EngineSettings, rows: AudioRows) -> Engine:
         slots=settings.slots,
         revision=settings.revision,
         device=settings.device,
-        dtype=None if settings.dtype == "auto" else settings.dtype,
+        dtype=_chosen(settings.dtype),
+        weight_dtype=_chosen(settings.weight_dtype),
+        kv_dtype=_chosen(settings.kv_dtype),
     )
     return LocalEngine(options, phase=TICK_AFTER_MEDIA_S, rows=rows)
+
+
+def _chosen(value: str) -> str | None:
+    return None if value == "auto" else value
 
 
 def _chat(settings: EngineSettings, rows: AudioRows) -> Engine:

@@ -49,6 +49,18 @@ async def test_a_missing_checkpoint_says_which_file_is_missing(tmp_path: Path) -
     await engine.stop()
 
 
+@pytest.mark.slow
+def test_float8_weights_and_pages_are_taken_from_the_options(checkpoint: Path) -> None:
+    options = LocalOptions(str(checkpoint), slots=1, weight_dtype="float8", kv_dtype="float8")
+    plain = load_runner(LocalOptions(str(checkpoint), slots=1), quiet)
+    small = load_runner(options, quiet)
+    assert small._generator.pool.nbytes_per_page * 4 == plain._generator.pool.nbytes_per_page
+    small.open(0, Persona(seed=1))
+    for n in range(5):
+        result = small.step(voice(n)[None], np.array([True]))
+    assert result.valid.all() and np.isfinite(result.pcm).all()
+
+
 async def test_without_torch_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from engine.api import EngineError
-from engine.build import OutOfMemory, RunnerOptions, build, load_lm
+from engine.build import OutOfMemory, RunnerOptions, build, load_lm, must_multiply_float8
 from engine.checkpoint import Checkpoint
 from engine.model.config import LMConfig, MimiConfig
 from engine.model.mimi import ring_view
@@ -112,6 +112,16 @@ def test_float8_weights_speak_much_as_float32_ones_do(original: Path) -> None:
         logits.append(lm.text_logits(lm.hidden(lm.embed(tokens)[None], pool, view)[0]))
     error = (logits[0] - logits[1]).norm() / logits[0].norm()
     assert 1e-4 < error < 0.1
+
+
+def test_float8_weights_on_a_gpu_that_cannot_multiply_them_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA A100")
+    with pytest.raises(EngineError, match=r"weight_dtype float8 needs an H100.*A100"):
+        must_multiply_float8(torch.device("cuda"))
+    must_multiply_float8(CPU)
 
 
 def lora_of(tensors: dict[str, Tensor], rank: int = 4) -> dict[str, Tensor]:
