@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator
 
 from engine.api import TextSpoken
 from gateway.call import Call, CallEvent
+from gateway.duplex import DuplexEvent
+from gateway.turn_messages import turn_message
 
 KEPT = 500
 """Messages kept for a page that reconnects: at 12.5 a second, 40 s of uninterrupted text."""
@@ -67,6 +69,8 @@ class CallFeed:
     def _take(self, event: CallEvent) -> None:
         if isinstance(event, TextSpoken):
             self.add("text", text=event.text, frame=event.frame)
+        elif isinstance(event, DuplexEvent) and (message := turn_message(event)):
+            self.add(message[0], **message[1])
 
     def _end(self, call: Call) -> None:
         self.over = True
