@@ -42,7 +42,9 @@ def build_runner(
         lm = LM(invented, model.lm)
         mimi = Mimi(Invented(1, device, remember=False), model.mimi, model.lm.codebooks)
         identity = Identity("random", "random", {}, {}, vocabulary())
-        return ModelRunner(assemble(identity, lm, mimi, slots, options))
+        runner = ModelRunner(assemble(identity, lm, mimi, slots, options))
+    runner.warm_up()
+    return runner
 
 
 def vocabulary() -> Vocabulary:

@@ -113,4 +113,5 @@ class Generator:
         """
         position = start + torch.arange(inputs.shape[0], device=inputs.device)[None]
         low = position - self.window[slot]
-        self.lm.hidden(inputs[None], self.pool, ring_view(tables[slot][None], position, low))
+        table = tables[slot][None].clone()  # aligned as any other: Triton compiles anew for one that is not
+        self.lm.hidden(inputs[None], self.pool, ring_view(table, position, low))

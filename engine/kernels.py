@@ -149,6 +149,8 @@ def attend_depth(qkv: Tensor, seen: Tensor, step: int) -> Tensor:
         out = np.empty((batch, heads, dim), np.float32)
         cpu_kernels.kernel("depth")(qkv.numpy(), seen.numpy(), step, out)
         return torch.from_numpy(out).view(batch, heads * dim)
+    if qkv.is_cuda and (triton := _triton()):
+        return triton.attend_depth(qkv, seen, step)  # type: ignore[no-any-return]
     return twins.attend_depth(qkv, seen, step)
 
 

@@ -36,6 +36,18 @@ class PromptQueue:
         self.prefixes = PrefixCache(cache, generator.pool)
         self._waiting: list[_Waiting] = []
 
+    def warm_up(self) -> None:
+        """Run chunks that belong to nobody in slot 0, which is left fresh: on CUDA the first ones compile
+        their kernels, for half a second that live calls must not pay."""
+        slot, device = np.array([0]), self._cache.tables.device
+        dim, dtype = self._generator.lm.config.dim, self._generator.lm.table.dtype
+        for count in (self._chunk, min(17, self._chunk), 1):
+            self.reserve(slot, count)
+            inputs = torch.zeros(count, dim, device=device, dtype=dtype)
+            self._generator.prefill(0, inputs, 0, self._cache.tables)
+            self._cache.clear(0)
+        self._cache.push()
+
     def add(self, slot: int, key: Key, prompt: Prompt) -> None:
         self._waiting.append(_Waiting(slot, key, prompt))
 

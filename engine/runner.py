@@ -76,16 +76,19 @@ class ModelRunner:
         misshapen, and OutOfMemory (an EngineError) saying how many slots would fit.
         """
         runner = cls(build(checkpoint, slots, options or RunnerOptions()))
-        runner._warm_up()
+        runner.warm_up()
         return runner
 
-    def _warm_up(self) -> None:
-        """A few steps of one slot, so that no call pays for compiling and first allocations."""
+    def warm_up(self) -> None:
+        """A few steps and chunks of a prompt in slot 0, so that no call pays for compiling and first
+        allocations. Before the first call only."""
         self.open(0, Persona(seed=0))
         active = np.arange(self.slots) == 0
         for _ in range(self._lm.config.max_delay + 2):
             self.step(np.zeros((self.slots, FRAME), np.float32), active)
         self.close(0)
+        with torch.inference_mode():
+            self._prompts.warm_up()
 
     @property
     def window_pages(self) -> int:

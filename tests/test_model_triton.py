@@ -31,7 +31,7 @@ def test_kernels_equal_their_twins_in_the_interpreter() -> None:
     root = Path(__file__).parent.parent
     done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, timeout=110)
     assert done.returncode == 0, done.stdout[-4000:]
-    assert "10 passed" in done.stdout
+    assert "12 passed" in done.stdout
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -68,6 +68,19 @@ def test_paged_attention(groups: int, queries: int, window: int, turned: bool) -
         pools.append(pool)
     torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(pools[0], pools[1], rtol=1e-4, atol=1e-4)
+
+
+@runnable
+@pytest.mark.parametrize(("rows", "dim"), [(3, 16), (1, 24)])
+def test_depth_steps(rows: int, dim: int) -> None:
+    from engine import triton_kernels, twins
+
+    ours, theirs = torch.zeros(2, rows, 5, 2, 2, dim).to(DEVICE)
+    for step in range(5):
+        qkv = randn(rows, 3, 2, dim, seed=step)
+        result = triton_kernels.attend_depth(qkv, ours, step)
+        torch.testing.assert_close(result, twins.attend_depth(qkv, theirs, step), rtol=1e-5, atol=1e-5)
+    assert torch.equal(ours, theirs)
 
 
 @runnable

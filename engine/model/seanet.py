@@ -76,11 +76,18 @@ class ConvTranspose:
         self.field = arena.add(chout, self.overlap)
 
     def __call__(self, x: Tensor, carry: Carry) -> Tensor:
-        y = F.conv_transpose1d(x, self.weight, self.bias, self.stride, groups=self.groups)
+        y = self._spread(x)
         y[..., : self.overlap] += carry.get(self.field)
         partial = y[..., -self.overlap :]
         carry.put(self.field, partial if self.bias is None else partial - self.bias[:, None])
         return y[..., : -self.overlap]
+
+    def _spread(self, x: Tensor) -> Tensor:
+        if self.groups == x.shape[1] and x.shape[-1] == 1 and self.bias is None:
+            return (
+                x * self.weight[:, 0]
+            )  # the same products; cuDNN takes 0.5 ms for them at B = 32 on an H100
+        return F.conv_transpose1d(x, self.weight, self.bias, self.stride, groups=self.groups)
 
 
 class ResidualBlock:

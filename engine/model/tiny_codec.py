@@ -153,7 +153,7 @@ class Meaning(nn.Module):
 
     def forward(self, features: Tensor, carry: Carry | None = None) -> Tensor:
         """(B, T, inputs) -> codes (B, T)."""
-        past = None if carry is None else carry.get(self.field)[None]
+        past = None if carry is None else carry.get(self.field)[None].contiguous()  # as cuDNN wants it
         hidden, last = self.recurrent(features, past)
         if carry is not None:
             carry.put(self.field, last[0])
