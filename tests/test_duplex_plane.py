@@ -109,6 +109,7 @@ def test_the_engine_does_not_hear_its_own_voice_and_nobody_is_said_to_speak(agen
     assert level_dbfs(talk.heard[150:500]) < raw - 25
 
 
+@pytest.mark.slow
 def test_a_caller_over_his_own_echo_reaches_the_engine_and_stops_the_agent(agent: np.ndarray) -> None:
     talk = Talk(Policy.DUCK, words(6.0, 2.0))
     talk.run(9 * 50, agent)

@@ -345,6 +345,7 @@ def test_the_7b_model_asks_for_kyutais_439_tensors() -> None:
     assert names["depformer_text_emb.weight"] == (32001, 1024)
 
 
+@pytest.mark.slow
 def test_the_seeded_checkpoint_opens_in_kyutais_own_loader(original: Path) -> None:
     require()
     from moshi.models import loaders

@@ -91,6 +91,7 @@ def run_against_oracle(config: LMConfig, slots: int, steps: int, busy: float, re
     return compared
 
 
+@pytest.mark.slow
 def test_greedy_tokens_of_the_tiny_model_equal_kyutais_over_100_steps() -> None:
     assert run_against_oracle(TINY_LM, 1, 110, busy=1.0) >= 9 * 108
 

@@ -139,6 +139,7 @@ def test_chunks_of_any_size_give_the_tokens_of_a_step_by_step_run(folder: Path, 
     assert said[0] == said[1] == said[2]
 
 
+@pytest.mark.slow
 def test_tokens_after_a_prompt_equal_kyutais_generator_forced_through_it(folder: Path) -> None:
     engine = load(folder)
     greedy = Persona(voice="anna", text_prompt="hello", temperature=0.0, text_temperature=0.0)

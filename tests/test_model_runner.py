@@ -66,6 +66,7 @@ def talk(engine: ModelRunner, slot: int, frames: np.ndarray) -> list[tuple[int, 
     return said
 
 
+@pytest.mark.slow
 def test_audio_in_gives_kyutais_tokens_and_audio_out_with_slots_at_random(folder: Path) -> None:
     lm = load_file(folder / "model.safetensors")
     mimi = load_file(folder / "tokenizer-e351c8d8-checkpoint125.safetensors")

@@ -5,6 +5,7 @@ import random
 from pathlib import Path
 
 import numpy as np
+import pytest
 import sentencepiece
 import torch
 
@@ -189,6 +190,7 @@ def test_no_phrasing_is_both_trained_on_and_held_out_and_there_are_enough() -> N
     assert not set(script.fallback_phrasings(False)) & set(script.fallback_phrasings(True))
 
 
+@pytest.mark.slow
 def test_training_says_nothing_that_is_held_out_and_every_intent_in_thirty_ways() -> None:
     held = phrasings.held_out()
     rng = random.Random(1)
