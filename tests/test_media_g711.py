@@ -36,3 +36,17 @@ def test_silence_is_the_byte_that_telephones_send() -> None:
     silence = np.zeros(4, np.int16)
     assert bytes(g711.encode(silence, 0)) == b"\xff" * 4
     assert bytes(g711.encode(silence, 1)) in (b"\xd5" * 4, b"\x55" * 4)
+
+
+@pytest.mark.parametrize("law", [0, 1])
+def test_blocks_are_written_into_packets_as_the_tables_say_compiled_or_not(law: int) -> None:
+    pcm = np.random.default_rng(4).uniform(-1.2, 1.2, (3, 160)).astype(np.float32)
+    pcm[0, :8] = np.float32([0.5, 1.5, 2.5, -0.5, -1.5, 32_767.5, -32_768.5, 0.0]) / 32_768  # halves, limits
+    rows, begins = np.array([4, 0, 3]), np.array([12, 172, 12])
+    expected = np.zeros((5, 400), np.uint8)
+    for row, at, block in zip(rows, begins, pcm, strict=True):
+        expected[row, at : at + 160] = g711.encode(g711.to_int16(block), law)
+    for write in (g711.write, g711.write.twin):
+        packets = np.zeros((5, 400), np.uint8)
+        write(pcm, g711.encode_table(law), packets, rows, begins)
+        np.testing.assert_array_equal(packets, expected)

@@ -27,6 +27,7 @@ from gateway.media.messages import (
     OpusPacket,
 )
 from gateway.media.pipe import Pipe
+from gateway.media.process import spawn_interpreter
 from gateway.media.processes import MediaProcesses
 from gateway.media.processing import DuplexProcessing, ProcessingSettings
 from gateway.media.served import Hello, Ready, ServedPlane
@@ -341,6 +342,17 @@ async def test_packets_for_a_process_that_stands_still_are_bounded(house: House)
 
 
 @pytest.mark.slow
+def test_the_process_keeps_its_matrix_products_on_its_own_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Handed to threads of BLAS, a tick waits for other cores to be free, and takes them from the engine."""
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "8")
+    started: list[dict[str, str]] = []
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, env, **__: started.append(env))
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        spawn_interpreter(theirs)
+    assert started[0]["OPENBLAS_NUM_THREADS"] == started[0]["OMP_NUM_THREADS"] == "1"
+
+
 def test_the_process_loads_no_torch_no_aiortc_and_no_web_server() -> None:
     code = (
         "import sys, gateway.media.served; "

@@ -127,6 +127,27 @@ def test_a_line_s_own_tones_and_chords_are_no_keys(frequencies: tuple[float, ...
     assert heard(tones(*frequencies, seconds=2.0, dbfs=-15.0))[0] == ""
 
 
+def test_a_row_hears_the_same_keys_alone_as_among_the_quiet() -> None:
+    """Rows in which nothing can be a key are not looked at: what they leave out must change nothing."""
+    lines = [pressed("159D", dbfs=-20.0), pressed("#0", dbfs=-33.0, on_s=0.2), 1e-4 * np.ones(4_000)]
+    size = max(map(len, lines)) // 160 * 160
+    pcm = np.stack([np.resize(np.append(line, np.zeros(size)), size) for line in lines]).astype(np.float32)
+    everyone, rows = Tones(3), np.arange(3)
+    for row in rows.tolist():
+        everyone.listen(row, True)
+    together, out = ["", "", ""], []
+    for at in range(0, size, 160):
+        left, keys = everyone.hear(rows, pcm[:, at : at + 160], 8_000, np.zeros(3, np.int64))
+        out.append(left)
+        for row, key, _ in keys:
+            together[row] += key
+    assert together == ["159D", "#0", ""]
+    for row in rows.tolist():
+        alone, left = heard(pcm[row].astype(np.float64))
+        assert alone == together[row]
+        np.testing.assert_array_equal(np.concatenate(out, axis=1)[row], left)
+
+
 def test_what_is_left_of_a_key_is_a_moment_at_most() -> None:
     line = pressed("5", on_s=0.3, dbfs=-15.0)
     left = heard(line)[1]

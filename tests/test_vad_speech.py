@@ -176,6 +176,19 @@ def test_silence_costs_no_inference(voice: np.ndarray) -> None:
     assert counting.asked > 40
 
 
+def test_what_waits_to_be_judged_is_the_same_compiled_or_not() -> None:
+    rng = np.random.default_rng(6)
+    width = vad.CONTEXT + vad.FRAME + BLOCK
+    sides = [(np.zeros((9, width), np.float32), np.arange(9) * 32 % 256) for _ in "ab"]
+    for _ in range(20):
+        rows = np.sort(rng.choice(9, 5, replace=False))
+        pcm = rng.standard_normal((5, BLOCK)).astype(np.float32)
+        for append, (waiting, filled) in zip((vad.append, vad.append.twin), sides, strict=True):
+            append(waiting, filled, rows, pcm)
+        np.testing.assert_array_equal(sides[0][0], sides[1][0])
+        np.testing.assert_array_equal(sides[0][1], sides[1][1])
+
+
 def test_a_reopened_row_has_no_memory(silero: Silero, voice: np.ndarray) -> None:
     _, detector = listen(silero, [call(voice)[: 2 * RATE]])
     assert detector.voice[0] > 0

@@ -80,7 +80,8 @@ class Playout:
         queued = np.where(started, self._rows.spoken_end[rows] - self.cursor[rows], 0)
         queued = self._drop_excess(rows, queued)
         ready = queued >= BLOCK
-        pcm: Pcm = self._blocks[rows, self.cursor[rows] // BLOCK % _BLOCKS]
+        at = rows * _BLOCKS + self.cursor[rows] // BLOCK % _BLOCKS
+        pcm: Pcm = self._blocks.reshape(-1, BLOCK).take(at, axis=0)
         self.ledger.note(rows, np.where(ready, self.cursor[rows], -1), tick)
         self.cursor[rows] += np.where(ready, BLOCK, 0)
         self._watch(rows, np.where(ready, queued, 0), pcm)

@@ -179,8 +179,13 @@ class MediaProcess:
 
 
 def spawn_interpreter(end: socket.socket) -> subprocess.Popen[bytes]:
-    """A fresh interpreter that sees the same modules as this one, whatever folder it was started in."""
+    """A fresh interpreter that sees the same modules as this one, whatever folder it was started in.
+
+    Its matrix products run on its one thread: handed to others, they wait for those to be scheduled, tick by
+    tick, and take their processor time from the engine.
+    """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    environment |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     return subprocess.Popen(
         [sys.executable, "-c", _RUN.format(fd=end.fileno())],
         stdin=subprocess.DEVNULL,

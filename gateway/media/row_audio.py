@@ -99,7 +99,7 @@ class RowAudio:
         """The call is answered: silence counts. Before, signalling has timers of its own."""
         self.level_in = np.zeros(count, np.float64)
         self.level_out = np.zeros(count, np.float64)
-        self._heard_blocks = rows.heard.reshape(count, _ENGINE_BLOCKS, BLOCK)
+        self._heard_blocks = rows.heard.reshape(-1, BLOCK)
         self._up = {rate: Resampler(count, rate, WIDE) for rate in (8_000, 16_000, 48_000)}
         self._down = {rate: Resampler(count, WIDE, rate) for rate in (8_000, 16_000, 48_000)}
         self._groups: dict[int, Rows] | None = None
@@ -252,20 +252,23 @@ class RowAudio:
     def _hear(self, rows: Rows, rate: int) -> None:
         """20 ms of these callers into `rows.heard`."""
         samples, invented = self.receiver.pull(rows, self.tick)
-        pcm: Pcm = samples[:, : rate // 50].astype(np.float32) * np.float32(1 / 32_768)
+        pcm: Pcm = np.multiply(samples[:, : rate // 50], np.float32(1 / 32_768), dtype=np.float32)
         pcm, keys = self.tones.hear(rows, pcm, rate, invented)
         for row, key, held_ms in keys:
             self.emit(DtmfReceived(*self._stamp(row), key, held_ms, inband=True))
         pcm = self.processing.hear(rows, pcm, rate, invented.astype(np.int32))
         if rate != WIDE:
             pcm = self._up[rate].run(rows, pcm)
-        pcm[self._deaf[rows]] = 0.0
+        deaf = self._deaf[rows]
+        if deaf.any():
+            pcm[deaf] = 0.0
         pcm = self.processing.heard(rows, pcm, self.rows.heard_end[rows])
         self.level_in[rows] = _smoothed(self.level_in[rows], pcm)
         live = self.started[rows]
-        which = rows[live]
-        self._heard_blocks[which, self.rows.heard_end[which] // BLOCK % _ENGINE_BLOCKS] = pcm[live]
-        self.rows.heard_end[which] += BLOCK
+        if not live.all():
+            rows, pcm = rows[live], pcm[live]
+        self._heard_blocks[rows * _ENGINE_BLOCKS + self.rows.heard_end[rows] // BLOCK % _ENGINE_BLOCKS] = pcm
+        self.rows.heard_end[rows] += BLOCK
 
     def _speak(self, rows: Rows, rate: int) -> None:
         """20 ms of these agents into packets."""

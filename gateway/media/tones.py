@@ -41,6 +41,7 @@ class Tones:
         self.listening = np.zeros(count, np.bool_)
         """Rows whose keys may come as tones."""
         self._before: dict[int, Pcm] = {}  # (count, half a window), by rate
+        self._energy = np.zeros(count, np.float32)  # of that half
         self._count = count
         self._key = np.full(count, -1, np.int64)  # of the last windows that had one
         self._hits: I64 = np.zeros(count, np.int64)
@@ -54,6 +55,7 @@ class Tones:
         self._key[row] = -1
         self._hits[row] = self._misses[row] = self._blind[row] = 0
         self._pressed[row] = False
+        self._energy[row] = 0.0
         for half in self._before.values():
             half[row] = 0.0
 
@@ -65,25 +67,44 @@ class Tones:
         at = np.flatnonzero(self.listening[rows])
         if not len(at):
             return pcm, []
-        mine, block = rows[at], pcm[at]
-        half = block.shape[1] // 2
-        before = self._before.setdefault(rate, np.zeros((self._count, half), np.float32))
-        middle = np.concatenate([before[mine], block[:, :half]], axis=1)
-        before[mine] = block[:, half:]
+        heard, block = (rows, pcm) if len(at) == len(rows) else (rows[at], pcm[at])
+        blind, was_blind = invented[at] > 0, self._blind[heard] > 0
+        self._blind[heard] = np.where(blind, self._blind[heard] + 1, 0)
+        before = self._before.setdefault(rate, np.zeros((self._count, block.shape[1] // 2), np.float32))
+        awake = np.flatnonzero(self._may_hold_keys(heard, block))
         released: list[tuple[int, str, int]] = []
-        silent = np.zeros(len(at), np.bool_)
-        blind, was_blind = invented[at] > 0, self._blind[mine] > 0
-        self._blind[mine] = np.where(blind, self._blind[mine] + 1, 0)
-        waits = self._blind[mine] <= MOST_BLIND
-        for window, unsure in ((middle, blind | was_blind), (block, blind)):
+        if len(awake):
+            mine, at = heard[awake], at[awake]
+            windows = np.concatenate([before[mine], block[awake]], axis=1)
+            released, silent = self._judge(mine, windows, blind[awake], was_blind[awake], rate)
+            if silent.any():
+                pcm = pcm.copy()
+                pcm[at[silent]] = 0.0
+        before[heard] = block[:, before.shape[1] :]
+        return pcm, released
+
+    def _may_hold_keys(self, rows: Rows, block: Pcm) -> NDArray[np.bool_]:
+        """Rows (n,) with a key that is held, or loud enough for one: of all others nothing changes."""
+        half = block.shape[1] // 2
+        second = _energy(block[:, half:])
+        loudest = _energy(block[:, :half]) + np.maximum(self._energy[rows], second)
+        self._energy[rows] = second
+        return np.asarray((self._key[rows] >= 0) | (loudest > 0.99 * _least(2 * half)), dtype=np.bool_)
+
+    def _judge(
+        self, rows: Rows, pcm: Pcm, blind: NDArray[np.bool_], was_blind: NDArray[np.bool_], rate: int
+    ) -> tuple[list[tuple[int, str, int]], NDArray[np.bool_]]:
+        """Keys released, and rows (n,) to be silent; of half a block and a block, (n, 1.5 blocks)."""
+        released: list[tuple[int, str, int]] = []
+        silent = np.zeros(len(rows), np.bool_)
+        waits = self._blind[rows] <= MOST_BLIND
+        length = pcm.shape[1] // 3 * 2
+        for window, unsure in ((pcm[:, :length], blind | was_blind), (pcm[:, -length:], blind)):
             keys = keys_in(window, rate)
             seen = ~(unsure & waits)  # a short gap says neither that a key is held nor that it is not
-            released += self._step(mine[seen], np.where(unsure, -1, keys)[seen])
-            silent |= (keys >= 0) | self._pressed[mine]
-        if silent.any():
-            pcm = pcm.copy()
-            pcm[at[silent]] = 0.0
-        return pcm, released
+            released += self._step(rows[seen], np.where(unsure, -1, keys)[seen])
+            silent |= (keys >= 0) | self._pressed[rows]
+        return released, silent
 
     def _step(self, rows: Rows, keys: I64) -> list[tuple[int, str, int]]:
         """One window of each row: which key it holds, -1 for none."""
@@ -107,9 +128,9 @@ class Tones:
 
 def keys_in(windows: Pcm, rate: int) -> I64:
     """(n, rate / 50) -> (n,): index into KEYS, or -1."""
-    energy = np.einsum("ij,ij->i", windows, windows)
+    energy = _energy(windows)
     found = np.full(len(windows), -1, np.int64)
-    loud = np.flatnonzero(energy > 10 ** (LEAST_DBFS / 10) * windows.shape[1])
+    loud = np.flatnonzero(energy > _least(windows.shape[1]))
     if not len(loud):
         return found
     fitted = windows[loud] @ _bases(rate)  # (m, 8 tones * 4)
@@ -122,6 +143,16 @@ def keys_in(windows: Pcm, rate: int) -> I64:
     whole = (a + b > SHARE * energy[loud]) & (a < twist * b) & (b < twist * a)
     found[loud[whole]] = (4 * best_low + best_high)[whole]
     return found
+
+
+def _energy(windows: Pcm) -> NDArray[np.float32]:
+    energy: NDArray[np.float32] = np.einsum("ij,ij->i", windows, windows)
+    return energy
+
+
+def _least(samples: int) -> float:
+    """Energy of a window under which it holds no key."""
+    return 10 ** (LEAST_DBFS / 10) * samples
 
 
 @cache

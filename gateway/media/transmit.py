@@ -59,8 +59,9 @@ class Transmitter:
         self._dtmf_type = np.zeros(count, np.int64)
         self._prepared_keys: list[tuple[int, NDArray[np.uint8]]] = []
         self._senders: dict[int, SendOpus] = {}
-        self._prepared: list[int] = []
+        self._prepared: list[Rows] = []
         self._prepared_opus: dict[int, OpusPacket] = {}
+        self._append_g711(np.zeros(0, np.intp), np.zeros((0, 160), np.float32), 0, 0)  # compile it now
 
     def open_rtp(self, row: int, media: RtpMedia) -> None:
         rng = np.random.default_rng()
@@ -116,11 +117,11 @@ class Transmitter:
         for cold in (self._fec, self._keys):
             cold.pop(row, None)
         self._prepared_keys = [(other, packet) for other, packet in self._prepared_keys if other != row]
-        self._prepared = [other for other in self._prepared if other != row]
+        self._prepared = [others[others != row] for others in self._prepared]
 
     def send(self) -> None:
         """What the last tick prepared."""
-        rows = np.array(self._prepared, np.int64)
+        rows = np.concatenate([np.zeros(0, np.int64), *self._prepared])
         self._prepared.clear()
         sizes = HEADER + self._octets[rows]
         secret = self.srtp.encrypted[rows]
@@ -173,14 +174,14 @@ class Transmitter:
             for i in [i for i, row in enumerate(rows.tolist()) if row in self._keys]:
                 if self._press(int(rows[i]), tick):
                     kinds[i] = -1
-        scaled = np.clip(np.rint(pcm * 32_768.0), -32_768, 32_767).astype(np.int16)
         for law in (0, 1):
-            of_law = kinds == law
-            if of_law.any():
-                self._append(rows[of_law], g711.encode(scaled[of_law], law), tick)
+            of_law = np.flatnonzero(kinds == law)
+            if len(of_law):
+                chosen = (rows, pcm) if len(of_law) == len(rows) else (rows[of_law], pcm[of_law])
+                self._append_g711(*chosen, law, tick)
         linear = kinds == L16
         if linear.any():
-            self._append(rows[linear], scaled[linear].astype(">i2").view(np.uint8), tick)
+            self._append(rows[linear], g711.to_int16(pcm[linear]).astype(">i2").view(np.uint8), tick)
         for i in np.flatnonzero(kinds == PACKETS).tolist():
             self._encode(int(rows[i]), pcm[i], tick)
 
@@ -204,21 +205,31 @@ class Transmitter:
         self._prepared_keys.append((row, packet))
         return True
 
-    def _append(self, rows: Rows, octets: NDArray[np.uint8], tick: int) -> None:
+    def _append_g711(self, rows: Rows, pcm: Pcm, law: int, tick: int) -> None:
         """One more 20 ms to each row's packet; whole ones are ready to send."""
+        width = pcm.shape[1]
+        filled = self._begin(rows, tick)
+        g711.write(pcm, g711.encode_table(law), self._packet, rows, HEADER + filled * width)
+        self._end(rows, filled + 1, width)
+
+    def _append(self, rows: Rows, octets: NDArray[np.uint8], tick: int) -> None:
+        """The same of octets (n, width) as they travel, a packet each."""
         width = octets.shape[1]
-        first = rows[self._filled[rows] == 0]
-        self._stamp(first, tick)
-        for filled in range(3):
-            at = self._filled[rows] == filled
-            if at.any():
-                begin = HEADER + filled * width
-                self._packet[rows[at], begin : begin + width] = octets[at]
-        self._filled[rows] += 1
-        whole = rows[self._filled[rows] >= self._ptime[rows]]
-        self._octets[whole] = self._filled[whole] * width
-        self._filled[whole] = 0
-        self._prepared += whole[self.sends[whole]].tolist()
+        filled = self._begin(rows, tick)
+        self._packet[rows, HEADER : HEADER + width] = octets
+        self._end(rows, filled + 1, width)
+
+    def _begin(self, rows: Rows, tick: int) -> NDArray[np.int64]:
+        """20 ms in each packet so far, (n,); new ones get their header."""
+        filled: NDArray[np.int64] = self._filled[rows]
+        self._stamp(rows[filled == 0], tick)
+        return filled
+
+    def _end(self, rows: Rows, filled: NDArray[np.int64], width: int) -> None:
+        whole = filled >= self._ptime[rows]
+        self._filled[rows] = np.where(whole, 0, filled)
+        self._octets[rows[whole]] = filled[whole] * width
+        self._prepared.append(rows[whole & self.sends[rows]])
 
     def _stamp(self, rows: Rows, tick: int) -> None:
         self._sequence[rows] += 1
@@ -237,4 +248,4 @@ class Transmitter:
         self._stamp(np.array([row]), tick)
         self._packet[row, HEADER : HEADER + len(payload)] = np.frombuffer(payload, np.uint8)
         self._octets[row] = len(payload)
-        self._prepared.append(row)
+        self._prepared.append(np.array([row]))

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gateway.media.compiled import kernel
+
 F32 = NDArray[np.float32]
 Rows = NDArray[np.intp]
 
@@ -28,6 +30,32 @@ FRAME = 256
 CONTEXT = 32
 GROUPS = 8
 """Rows begin their first frame at one of 8 offsets, so that a tick judges about as many as any other."""
+
+
+def _append(waiting: Any, filled: Any, rows: Any, pcm: Any) -> None:
+    """A block (n, 160) behind what waits; a judged frame makes room, but for the next one's context."""
+    for q in range(len(rows)):
+        i = rows[q]
+        if filled[i] >= FRAME:
+            for k in range(CONTEXT + BLOCK):
+                waiting[i, k] = waiting[i, FRAME + k]
+            filled[i] -= FRAME
+        at = CONTEXT + filled[i]
+        for k in range(BLOCK):
+            waiting[i, at + k] = pcm[q, k]
+        filled[i] += BLOCK
+
+
+def _append_numpy(waiting: F32, filled: Rows, rows: Rows, pcm: F32) -> None:
+    full = rows[filled[rows] >= FRAME]
+    waiting[full, : CONTEXT + BLOCK] = waiting[full, FRAME:]
+    filled[full] -= FRAME
+    columns = CONTEXT + filled[rows][:, None] + np.arange(BLOCK)
+    waiting[rows[:, None], columns] = pcm
+    filled[rows] += BLOCK
+
+
+append = kernel(_append, _append_numpy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +163,9 @@ class SpeechDetector:
         self.loud[row] = False
 
     def warm(self) -> None:
-        """Run the model once, on silence and for no row."""
+        """Run the model once, on silence, and compile; for no row."""
         self._silero(np.zeros((1, CONTEXT + FRAME), np.float32), np.zeros((2, 1, 128), np.float32))
+        append(self._waiting, self._filled, np.zeros(0, np.intp), np.zeros((0, BLOCK), np.float32))
 
     def hear(self, rows: Rows, pcm: F32, echo: F32, hiss: F32 | None = None) -> Rows:
         """Take a block (n, 160) of each row; echo (n,): power per sample that may be the agent's.
@@ -144,7 +173,7 @@ class SpeechDetector:
         hiss (n,): of the line's noise before it was turned down with the echo: it comes back with a pause.
         Returns the rows that completed a frame, whose values are new.
         """
-        self._append(rows, pcm)
+        append(self._waiting, self._filled, rows, pcm)
         if hiss is not None:
             self._hiss[rows] = hiss
         self.loud[rows] = self._is_loud(rows, pcm, echo)
@@ -160,14 +189,6 @@ class SpeechDetector:
         self._count(ready, power, loud)
         self._echo[ready] = 0
         return ready
-
-    def _append(self, rows: Rows, pcm: F32) -> None:
-        full = rows[self._filled[rows] >= FRAME]
-        self._waiting[full, : CONTEXT + BLOCK] = self._waiting[full, FRAME:]
-        self._filled[full] -= FRAME
-        columns = CONTEXT + self._filled[rows][:, None] + np.arange(BLOCK)
-        self._waiting[rows[:, None], columns] = pcm
-        self._filled[rows] += BLOCK
 
     def _gate(self, rows: Rows, power: F32) -> NDArray[np.bool_]:
         """Frames worth asking about."""
