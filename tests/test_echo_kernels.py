@@ -15,6 +15,10 @@ def normal(*shape: int) -> np.ndarray:
     return RNG.standard_normal(shape).astype(np.float32)
 
 
+def spectra(*shape: int) -> np.ndarray:
+    return (normal(*shape) + 1j * normal(*shape)).astype(np.complex64)
+
+
 def both(pair: kernel, *args: object) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """What each leaves in its array arguments."""
     left = [arg.copy() if isinstance(arg, np.ndarray) else arg for arg in args]
@@ -31,25 +35,33 @@ NEWEST = np.array([1, 7, 3])
 @pytest.mark.parametrize("keep", [0.0, 0.999])
 def test_a_correction_is_the_same_compiled_or_not(keep: float) -> None:
     state = [normal(5, 9, 33), normal(5, 9, 33), normal(5, 4, 33), normal(5, 4, 33), np.abs(normal(5, 4, 33))]
-    given = [normal(3, 33), normal(3, 33), np.abs(normal(3, 33)) * 0.05]
+    given = [spectra(3, 33), np.abs(normal(3, 33)) * 0.05]
     for ours, twin in zip(*both(kalman.correct, ROWS, NEWEST, *state, *given, np.float32(keep)), strict=True):
         np.testing.assert_allclose(ours, twin, rtol=1e-4, atol=1e-5)
 
 
 def test_a_prediction_is_the_same_compiled_or_not() -> None:
     state = [normal(5, 9, 33), normal(5, 9, 33), normal(5, 4, 33), normal(5, 4, 33), np.abs(normal(5, 4, 33))]
-    out = [np.empty((3, 33), np.float32) for _ in range(3)]
+    out = [np.empty((3, 33), np.complex64), np.empty((3, 33), np.float32)]
     for ours, twin in zip(*both(kalman.predict, ROWS, NEWEST, *state, *out), strict=True):
         np.testing.assert_allclose(ours, twin, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("learn", [True, False])
 def test_the_trust_in_an_error_is_the_same_compiled_or_not(learn: bool) -> None:
-    given = (normal(3, 33), normal(3, 33), np.abs(normal(3, 33)), np.array([True, False, True]))
-    out = [np.empty((3, 33), np.float32) for _ in range(3)]
+    given = (spectra(3, 33), spectra(3, 33), np.abs(normal(3, 33)), np.array([True, False, True]))
+    out = [np.empty((3, 33), np.float32) for _ in range(4)]
     noise = np.abs(normal(5, 33))
     for ours, twin in zip(*both(kalman.trust, ROWS, *given, noise, learn, *out), strict=True):
         np.testing.assert_allclose(ours, twin, rtol=1e-4, atol=1e-5)
+
+
+def test_spectra_are_picked_and_put_back_the_same_compiled_or_not() -> None:
+    real, imaginary, column = normal(5, 4, 33), normal(5, 4, 33), np.array([2, 0, 3])
+    for picked, twin in zip(*both(kalman.pick, ROWS, column, real, imaginary, spectra(3, 33)), strict=True):
+        np.testing.assert_array_equal(picked, twin)
+    for stored, twin in zip(*both(kalman.put, ROWS, column, real, imaginary, spectra(3, 33)), strict=True):
+        np.testing.assert_array_equal(stored, twin)
 
 
 def test_the_delay_finders_sums_are_the_same_compiled_or_not() -> None:
@@ -118,12 +130,19 @@ def test_a_shift_between_two_signals_is_found_to_the_sample_in_both_directions()
     assert match < 0.5
 
 
-def test_without_scipy_the_transforms_are_numpys_and_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("missing", ["scipy.fft._pocketfft.pypocketfft", "scipy.fft"])
+def test_with_another_scipy_or_none_the_transforms_are_the_same(
+    monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
     rows = normal(7, 320)
-    spectra = fourier.rfft(rows)
-    back = fourier.irfft(spectra)
-    monkeypatch.setattr(fourier, "_library", [])
-    monkeypatch.setitem(sys.modules, "scipy.fft", None)
-    np.testing.assert_allclose(fourier.rfft(rows), spectra, atol=1e-4)
-    np.testing.assert_allclose(fourier.irfft(spectra), back, atol=1e-5)
+    expected = fourier.rfft(rows)
+    back = fourier.irfft(expected)
+    monkeypatch.setattr(fourier, "_chosen", [])
+    monkeypatch.setitem(sys.modules, missing, None)
+    if missing == "scipy.fft":
+        monkeypatch.setitem(sys.modules, "scipy.fft._pocketfft.pypocketfft", None)
+    np.testing.assert_allclose(fourier.rfft(rows), expected, atol=1e-4)
+    np.testing.assert_allclose(fourier.irfft(expected), back, atol=1e-5)
     np.testing.assert_allclose(back, rows, atol=1e-5)
+    real = np.abs(normal(3, 161))  # a spectrum without phase
+    np.testing.assert_allclose(fourier.irfft(real), np.fft.irfft(real, axis=1), atol=1e-5)

@@ -68,10 +68,9 @@ class AlignmentRows:
 
     def follow(self, rows: Rows, echo: F32, error: F32, teaches: NDArray[np.bool_]) -> None:
         """Correct delay and pace from predicted echo and error (n, L); of blocks that teach, only."""
-        slope = np.zeros_like(echo)
-        slope[:, 1:-1] = np.float32(0.5) * (echo[:, 2:] - echo[:, :-2])
-        power = np.einsum("ij,ij->i", slope, slope) + 1e-9
-        late = np.clip(-np.einsum("ij,ij->i", error, slope) / power, -1, 1) * teaches
+        rise = echo[:, 2:] - echo[:, :-2]  # over two samples: twice the slope
+        power = np.float32(0.25) * np.einsum("ij,ij->i", rise, rise) + 1e-9
+        late = np.clip(-0.5 * np.einsum("ij,ij->i", error[:, 1:-1], rise) / power, -1, 1) * teaches
         noise = np.einsum("ij,ij->i", error, error) / self.block / power
         self._correct(rows, late, np.where(teaches, CAUTION * noise + 1e-5, NEVER))
 

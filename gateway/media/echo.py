@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from gateway.media.alignment import AlignmentRows
 from gateway.media.delay import LAGS, PEAK, DelayFinder, shift_between
-from gateway.media.echo_rows import LISTENING, STARTING, TRACKING, EchoRows, power_of
+from gateway.media.echo_rows import LISTENING, STARTING, TRACKING, EchoRows, Levels, power_of
 from gateway.media.kalman import Innovation, KalmanRows
 from gateway.media.reference import SentRows
 from gateway.media.residual import ResidualRows
@@ -116,12 +116,13 @@ class EchoCanceller:
         self._look(rows, pcm, usable)
         reach = self._align.delay[rows] / self.block + self.parts
         working = (state.state[rows] != LISTENING) & (state.quiet[rows] < reach)
-        out = pcm.copy()
-        if working.any():
-            which = np.flatnonzero(working)
-            out[which] = self._cancel(rows[which], pcm[which], usable[which])
-        if not working.all():
-            idle = np.flatnonzero(~working)
+        if working.all():
+            out = self._cancel(rows, pcm, usable)
+        else:
+            out = pcm.copy()
+            which, idle = np.flatnonzero(working), np.flatnonzero(~working)
+            if len(which):
+                out[which] = self._cancel(rows[which], pcm[which], usable[which])
             state.loaded[rows[idle]] = False
             self._residual.pass_through(rows[idle], pcm[idle])
         state.last[rows] = pcm
@@ -171,7 +172,7 @@ class EchoCanceller:
         if not len(awake):
             return
         rows, pcm, usable = rows[awake], pcm[awake], usable[awake]
-        self._finder.sent(rows, state.windows[rows])
+        self._finder.sent(rows, self._sent.last(rows))
         new = (state.state[rows] == LISTENING) & ~state.known_clean(rows)
         usable = usable & state.comparable(rows, pcm)
         self._compare(rows, pcm, usable & new, 1)
@@ -227,13 +228,14 @@ class EchoCanceller:
         state = self._rows
         self._bring_reference(rows)
         found = self._filter.step(rows, pcm, usable)
-        error, mismatch = _no_louder(pcm, found)
+        levels = power_of(pcm), power_of(found.error), power_of(found.echo)
+        error, mismatch = _no_louder(pcm, found, levels)
         starting = rows[state.state[rows] == STARTING]
         if len(starting):
             self._replay(starting)
         self._align.follow(rows, found.echo, found.error, usable & (state.since[rows] >= DRIFT_AFTER))
         out = self._residual.apply(rows, found, error, mismatch | ~usable)
-        state.keep_score(rows, pcm, found, out, usable)
+        state.keep_score(rows, levels, out, usable)
         state.state[rows[(state.state[rows] == STARTING) & (state.since[rows] >= START_BLOCKS)]] = TRACKING
         for row in rows[(state.bad[rows] >= SUSPECT) & (state.good[rows] >= PROVEN)]:
             self._mend(int(row))
@@ -301,14 +303,14 @@ def warm() -> None:
         raise RuntimeError("the echo canceller did not find the echo it was warmed with")
 
 
-def _no_louder(heard: F32, found: Innovation) -> tuple[F32, Flags]:
+def _no_louder(heard: F32, found: Innovation, levels: Levels) -> tuple[F32, Flags]:
     """The error (n, L), and where heard and predicted do not belong together (n,).
 
     Where more echo was predicted than anything was heard, no more is taken off than matches: a block lost on
     the way to the caller brings no echo. Beside a caller's voice the error may be louder than what was heard
     by chance alone, and is right: so the prediction is compared, not the error.
     """
-    before, after, power = power_of(heard), power_of(found.error), power_of(found.echo)
+    before, after, power = levels
     worse = (after > before) & (power > before)
     if not worse.any():
         return found.error, worse

@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gateway.media.delay import AUDIBLE, LAGS
-from gateway.media.kalman import Innovation
 
 F32 = NDArray[np.float32]
 Flags = NDArray[np.bool_]
 Rows = NDArray[np.intp]
+Levels = tuple[F32, F32, F32]
+"""Power per sample (n,) of what was heard, of the error and of the echo predicted."""
 
 LISTENING, STARTING, TRACKING = 0, 1, 2
 CLEAN_AFTER = 75
@@ -68,8 +69,6 @@ class EchoRows:
         self.compared_power = np.zeros(count, np.float32)
         """Of the blocks compared."""
         self.heard_fast, self.error_fast = (np.zeros(count, np.float32) for _ in range(2))
-        self.windows = np.zeros((count, 2 * block), np.float32)
-        """The last two blocks sent."""
         self.last, self.aligned = (np.zeros((count, block), np.float32) for _ in range(2))
         """The last block heard; the last block of the reference."""
 
@@ -105,9 +104,6 @@ class EchoRows:
         self.sent_peak[rows] = np.where(self.quiet[rows] < LAGS, peak, power)
         self.quiet[rows] = np.where(audible, 0, self.quiet[rows] + 1)
         self.sent_power[rows] += np.float32(0.05) * audible * (power - self.sent_power[rows])
-        half = pcm.shape[1]
-        self.windows[rows, :half] = self.windows[rows, half:]
-        self.windows[rows, half:] = pcm
 
     def comparable(self, rows: Rows, pcm: F32) -> Flags:
         """Blocks heard (n, L) in which an echo worth finding could be.
@@ -122,9 +118,9 @@ class EchoRows:
         self.compared_power[rows] += pace * loud * (power - self.compared_power[rows])
         return loud
 
-    def keep_score(self, rows: Rows, heard: F32, found: Innovation, out: F32, usable: Flags) -> None:
+    def keep_score(self, rows: Rows, levels: Levels, out: F32, usable: Flags) -> None:
         """Levels before and after, and whether the filter did good."""
-        d, e, y, o = (power_of(pcm) for pcm in (heard, found.error, found.echo, out))
+        (d, e, y), o = levels, power_of(out)
         self.heard_fast[rows] += np.float32(0.3) * (d - self.heard_fast[rows])
         self.error_fast[rows] += np.float32(0.3) * (e - self.error_fast[rows])
         self.echo_power[rows] += np.float32(0.02) * (self.quiet[rows] == 0) * (y - self.echo_power[rows])

@@ -22,6 +22,7 @@ from gateway.media.compiled import kernel
 from gateway.media.fourier import irfft, rfft
 
 F32 = NDArray[np.float32]
+C64 = NDArray[np.complex64]
 Rows = NDArray[np.intp]
 
 HALF = np.float32(0.5)
@@ -32,16 +33,14 @@ KEEP = np.float32(0.9998**2)
 """State transition squared: how much of the path stays from block to block."""
 
 
-def _predict(
-    rows: Any, newest: Any, xr: Any, xi: Any, wr: Any, wi: Any, p: Any, yr: Any, yi: Any, s: Any
-) -> None:
-    """Echo spectra (n, F) into yr, yi; what the filter's own error may add, sum(P |X|^2), into s."""
+def _predict(rows: Any, newest: Any, xr: Any, xi: Any, wr: Any, wi: Any, p: Any, y: Any, s: Any) -> None:
+    """Echo spectra (n, F) into y; what the filter's own error may add, sum(P |X|^2), into s."""
     slots, parts, bins = xr.shape[1], wr.shape[1], xr.shape[2]
+    y_r, y_i = np.empty(bins, np.float32), np.empty(bins, np.float32)
     for q in range(len(rows)):
-        i = rows[q]
-        yr_q, yi_q, s_q = yr[q], yi[q], s[q]
-        yr_q[:] = 0
-        yi_q[:] = 0
+        i, s_q = rows[q], s[q]
+        y_r[:] = 0
+        y_i[:] = 0
         s_q[:] = 0
         for part in range(parts):
             k = newest[q] - part
@@ -49,31 +48,36 @@ def _predict(
                 k += slots
             a, b, c, d, v = xr[i, k], xi[i, k], wr[i, part], wi[i, part], p[i, part]
             for f in range(bins):
-                yr_q[f] += a[f] * c[f] - b[f] * d[f]
-                yi_q[f] += a[f] * d[f] + b[f] * c[f]
+                y_r[f] += a[f] * c[f] - b[f] * d[f]
+                y_i[f] += a[f] * d[f] + b[f] * c[f]
                 s_q[f] += v[f] * (a[f] * a[f] + b[f] * b[f])
+        for f in range(bins):
+            y[q, f] = complex(y_r[f], y_i[f])
 
 
 def _predict_numpy(
-    rows: Rows, newest: Rows, xr: F32, xi: F32, wr: F32, wi: F32, p: F32, yr: F32, yi: F32, s: F32
+    rows: Rows, newest: Rows, xr: F32, xi: F32, wr: F32, wi: F32, p: F32, y: C64, s: F32
 ) -> None:
     slots = (newest[:, None] - np.arange(wr.shape[1])) % xr.shape[1]
     a, b, c, d = xr[rows[:, None], slots], xi[rows[:, None], slots], wr[rows], wi[rows]
-    yr[:] = np.sum(a * c - b * d, axis=1)
-    yi[:] = np.sum(a * d + b * c, axis=1)
+    y.real = np.sum(a * c - b * d, axis=1)
+    y.imag = np.sum(a * d + b * c, axis=1)
     s[:] = np.sum(p[rows] * (a * a + b * b), axis=1)
 
 
 def _correct(
-    rows: Any, newest: Any, xr: Any, xi: Any, wr: Any, wi: Any, p: Any, er: Any, ei: Any, g: Any, keep: Any
+    rows: Any, newest: Any, xr: Any, xi: Any, wr: Any, wi: Any, p: Any, e: Any, g: Any, keep: Any
 ) -> None:
     """Kalman update in place. g (n, F): 1 / innovation power; keep: A^2, or 0 to leave P as it is."""
     slots, parts, bins = xr.shape[1], wr.shape[1], xr.shape[2]
     half, one = np.float32(0.5), np.float32(1.0)
     fresh = one - keep
+    e_r, e_i = np.empty(bins, np.float32), np.empty(bins, np.float32)
     for q in range(len(rows)):
-        i = rows[q]
-        e_r, e_i, g_q = er[q], ei[q], g[q]
+        i, g_q = rows[q], g[q]
+        for f in range(bins):
+            e_r[f] = e[q, f].real
+            e_i[f] = e[q, f].imag
         for part in range(parts):
             k = newest[q] - part
             if k < 0:
@@ -96,11 +100,11 @@ def _correct(
 
 
 def _correct_numpy(
-    rows: Rows, newest: Rows, xr: F32, xi: F32, wr: F32, wi: F32, p: F32, er: F32, ei: F32, g: F32, keep: Any
+    rows: Rows, newest: Rows, xr: F32, xi: F32, wr: F32, wi: F32, p: F32, e: C64, g: F32, keep: Any
 ) -> None:
     slots = (newest[:, None] - np.arange(wr.shape[1])) % xr.shape[1]
     a, b = xr[rows[:, None], slots], xi[rows[:, None], slots]
-    e_r, e_i, v = er[:, None], ei[:, None], p[rows]
+    e_r, e_i, v = e.real[:, None], e.imag[:, None], p[rows]
     mu = v * g[:, None]
     re = wr[rows] + mu * (a * e_r + b * e_i)
     im = wi[rows] + mu * (a * e_i - b * e_r)
@@ -111,17 +115,28 @@ def _correct_numpy(
 
 
 def _trust(
-    rows: Any, er: Any, ei: Any, s: Any, usable: Any, noise: Any, learn: Any, power: Any, doubt: Any, g: Any
+    rows: Any,
+    e: Any,
+    y: Any,
+    s: Any,
+    usable: Any,
+    noise: Any,
+    learn: Any,
+    power: Any,
+    echo: Any,
+    doubt: Any,
+    g: Any,
 ) -> None:
-    """|E|^2 into power, what the filter's error explains of it into doubt, and 1 / innovation power into g.
+    """|E|^2 into power, half of |Y|^2 into echo, what the filter's error explains of |E|^2 into doubt, and
+    1 / innovation power into g.
 
     What neither explains is caller and noise; its average is followed in noise[rows] if learn is set.
     """
     half, fifth, tenth = np.float32(0.5), np.float32(0.2), np.float32(0.1)
     for q in range(len(rows)):
         followed = noise[rows[q]]
-        for f in range(er.shape[1]):
-            e2 = er[q, f] * er[q, f] + ei[q, f] * ei[q, f]
+        for f in range(e.shape[1]):
+            e2 = e[q, f].real * e[q, f].real + e[q, f].imag * e[q, f].imag
             explained = half * s[q, f]
             rest = max(e2 - explained, tenth * e2)
             mean = followed[f]
@@ -129,23 +144,26 @@ def _trust(
                 mean += fifth * (rest - mean)
                 followed[f] = mean
             power[q, f] = e2
+            echo[q, f] = half * (y[q, f].real * y[q, f].real + y[q, f].imag * y[q, f].imag)
             doubt[q, f] = explained
             g[q, f] = np.float32(1.0) / (explained + max(mean, rest) + np.float32(1e-7)) if usable[q] else 0.0
 
 
 def _trust_numpy(
     rows: Rows,
-    er: F32,
-    ei: F32,
+    e: C64,
+    y: C64,
     s: F32,
     usable: NDArray[np.bool_],
     noise: F32,
     learn: bool,
     power: F32,
+    echo: F32,
     doubt: F32,
     g: F32,
 ) -> None:
-    power[:] = er * er + ei * ei
+    power[:] = e.real * e.real + e.imag * e.imag
+    echo[:] = HALF * (y.real * y.real + y.imag * y.imag)
     doubt[:] = HALF * s
     rest = np.maximum(power - doubt, np.float32(0.1) * power)
     mean = noise[rows]
@@ -155,6 +173,35 @@ def _trust_numpy(
     g[:] = usable[:, None] / (doubt + np.maximum(mean, rest) + TINY)
 
 
+def _pick(rows: Any, column: Any, real: Any, imaginary: Any, spectra: Any) -> None:
+    """spectra[q] = (real + 1j imaginary)[rows[q], column[q]]."""
+    for q in range(len(rows)):
+        a, b = real[rows[q], column[q]], imaginary[rows[q], column[q]]
+        for f in range(len(a)):
+            spectra[q, f] = complex(a[f], b[f])
+
+
+def _pick_numpy(rows: Rows, column: Rows, real: F32, imaginary: F32, spectra: C64) -> None:
+    spectra.real = real[rows, column]
+    spectra.imag = imaginary[rows, column]
+
+
+def _put(rows: Any, column: Any, real: Any, imaginary: Any, spectra: Any) -> None:
+    """The other way round."""
+    for q in range(len(rows)):
+        a, b = real[rows[q], column[q]], imaginary[rows[q], column[q]]
+        for f in range(len(a)):
+            a[f] = spectra[q, f].real
+            b[f] = spectra[q, f].imag
+
+
+def _put_numpy(rows: Rows, column: Rows, real: F32, imaginary: F32, spectra: C64) -> None:
+    real[rows, column] = spectra.real
+    imaginary[rows, column] = spectra.imag
+
+
+pick = kernel(_pick, _pick_numpy)
+put = kernel(_put, _put_numpy)
 trust = kernel(_trust, _trust_numpy)
 predict = kernel(_predict, _predict_numpy)
 correct = kernel(_correct, _correct_numpy)
@@ -219,11 +266,9 @@ class KalmanRows:
 
     def push(self, rows: Rows, windows: F32) -> None:
         """Append the reference's newest window (n, 2L): the block before, and the block itself."""
-        spectra = rfft(windows)
         slot = (self.newest[rows] + 1) % self.slots
         self.newest[rows] = slot
-        self.xr[rows, slot] = spectra.real
-        self.xi[rows, slot] = spectra.imag
+        put(rows, slot, self.xr, self.xi, rfft(windows))
 
     def listen(self, rows: Rows, heard: F32, usable: NDArray[np.bool_]) -> None:
         """Append to the history that replay() draws on."""
@@ -271,31 +316,24 @@ class KalmanRows:
         self, rows: Rows, newest: Rows, heard: F32, usable: NDArray[np.bool_], keep: np.float32
     ) -> Innovation:
         n, length = len(rows), self.block
-        yr, yi, s, power, doubt, gain = np.empty((6, n, length + 1), np.float32)
-        predict(rows, newest, self.xr, self.xi, self.wr, self.wi, self.p, yr, yi, s)
-        echo = irfft(_joined(yr, yi))[:, length:]
+        s, power, echo_power, doubt, gain = np.empty((5, n, length + 1), np.float32)
+        spectrum = np.empty((n, length + 1), np.complex64)
+        predict(rows, newest, self.xr, self.xi, self.wr, self.wi, self.p, spectrum, s)
+        echo = irfft(spectrum)[:, length:]
         padded = np.zeros((n, 2 * length), np.float32)
         error = np.subtract(heard, echo, out=padded[:, length:])
-        spectrum = rfft(padded)
-        er, ei = spectrum.real.astype(np.float32), spectrum.imag.astype(np.float32)
-        trust(rows, er, ei, s, usable, self.noise, keep > 0, power, doubt, gain)
-        correct(rows, newest, self.xr, self.xi, self.wr, self.wi, self.p, er, ei, gain, keep)
-        return Innovation(error, echo, power, HALF * (yr * yr + yi * yi), doubt)
+        e = rfft(padded)
+        trust(rows, e, spectrum, s, usable, self.noise, keep > 0, power, echo_power, doubt, gain)
+        correct(rows, newest, self.xr, self.xi, self.wr, self.wi, self.p, e, gain, keep)
+        return Innovation(error, echo, power, echo_power, doubt)
 
     def _constrain(self, rows: Rows, parts: int) -> None:
         """Cut the wrapped-around half of the next `parts` partitions' responses, each row in its own turn."""
         for _ in range(parts):
             part = self._turn[rows] % self.parts
             self._turn[rows] += 1
-            response = irfft(_joined(self.wr[rows, part], self.wi[rows, part]))
+            spectra = np.empty((len(rows), self.block + 1), np.complex64)
+            pick(rows, part, self.wr, self.wi, spectra)
+            response = irfft(spectra)
             response[:, self.block :] = 0
-            spectra = rfft(response)
-            self.wr[rows, part] = spectra.real
-            self.wi[rows, part] = spectra.imag
-
-
-def _joined(real: F32, imaginary: F32) -> NDArray[np.complex64]:
-    spectra = np.empty(real.shape, np.complex64)
-    spectra.real = real
-    spectra.imag = imaginary
-    return spectra
+            put(rows, part, self.wr, self.wi, rfft(response))

@@ -97,6 +97,13 @@ class SentRows:
         column = self.now % self.size
         self.ring[rows, column : column + self.block] = pcm
 
+    def last(self, rows: Rows) -> F32:
+        """The newest two blocks (n, 2L)."""
+        column = (self.now - 2 * self.block) % self.size
+        if column + 2 * self.block <= self.size:
+            return self.ring[rows, column : column + 2 * self.block]
+        return np.concatenate([self.ring[rows, column:], self.ring[rows, : self.block]], axis=1)
+
     def at(self, rows: Rows, start: NDArray[np.float64], count: int) -> F32:
         """(n, count) samples from fractional positions start (n,) on."""
         out = np.empty((len(rows), count), np.float32)

@@ -95,6 +95,8 @@ class ResidualRows:
         self._fir = np.zeros((count, self.taps), np.float32)
         self._past = np.zeros((count, self.taps - 1), np.float32)
         self._spread = _spread(self.bands, self.taps)
+        self._sums = np.zeros((block + 1, self.bands), np.float32)  # bins to bands
+        self._sums[np.arange(1, block + 1), np.arange(block) // BAND] = 1
         self.left = np.zeros(count, np.float32)
         """Echo power per sample that may remain in the last block put out."""
         self.hiss = np.zeros(count, np.float32)
@@ -144,7 +146,8 @@ class ResidualRows:
         return np.asarray(doubt + trust * (np.minimum(doubt, leaking) - doubt), dtype=np.float32)
 
     def _banded(self, power: F32) -> F32:
-        return np.asarray(power[:, 1:].reshape(len(power), self.bands, BAND).sum(axis=2), dtype=np.float32)
+        banded: F32 = power @ self._sums
+        return banded
 
     def _learn(self, rows: Rows, error: F32, echo: F32, learn: NDArray[np.bool_]) -> None:
         """Leakage from blocks that are mostly echo: a caller's voice would be taken for it."""
@@ -189,7 +192,10 @@ class ResidualRows:
         half = cepstrum.shape[1] // 2
         cepstrum[:, 1:half] *= 2
         cepstrum[:, half + 1 :] = 0
-        response = irfft(np.exp(rfft(cepstrum)))
+        folded = rfft(cepstrum)
+        gain, phase = np.exp(folded.real), folded.imag.copy()
+        folded.real, folded.imag = gain * np.cos(phase), gain * np.sin(phase)  # exp() of complex takes longer
+        response = irfft(folded)
         return np.ascontiguousarray(response[:, self.taps - 1 :: -1], dtype=np.float32)
 
 
