@@ -12,7 +12,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -124,29 +124,47 @@ def show(name: str, results: dict[str, dict[str, Marks]], scenes: list[str]) -> 
         print(f"  {scene:24}" + "".join(f"{column[scene].line():^46}" for column in results.values()))
 
 
+def table(
+    voices: Iterable[tuple[str, list[Scene]]], chosen: dict[str, Callable[[list[Scene]], Cancelled]]
+) -> dict[str, dict[str, float]]:
+    """A table a voice, then its averages; those of each column."""
+    everything: dict[str, list[Marks]] = {name: [] for name in chosen}
+    for voice, scenes in voices:
+        results = {}
+        for name, run in chosen.items():
+            results[name] = {mark.scene: mark for mark in measure(scenes, *run(scenes))}
+            everything[name] += results[name].values()
+        show(voice, results, [scene.name for scene in scenes])
+    print("\nall", flush=True)
+    sums = {name: total(marks) for name, marks in everything.items() if marks}
+    for name, values in sums.items():
+        print(f"  {name:8}", "  ".join(f"{key} {value}" for key, value in values.items()), flush=True)
+    return sums
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one voice, a third of the scenes, fewer calls")
     parser.add_argument("--json", type=Path, help="also write the JSON here")
     parser.add_argument("--speech", type=Path, default=echo_scenes.default_folder())
     parser.add_argument("--voices", default="ast_en,ast_it,ast_ru,esp")
+    parser.add_argument("--wide", default="esp", help="16 kHz voices for the G.722 and Opus legs")
     parser.add_argument("--only", default="", help="columns to run, such as ours,AEC3")
     args = parser.parse_args()
     recipes = echo_scenes.quick() if args.quick else echo_scenes.RECIPES
     voices = args.voices.split(",")[: 1 if args.quick else None]
     chosen = {name: run for name, run in columns().items() if not args.only or name in args.only.split(",")}
-    everything: dict[str, list[Marks]] = {name: [] for name in chosen}
-    for voice in voices:
-        scenes = echo_scenes.scenes_of(args.speech, voice, recipes)
-        results = {}
-        for name, run in chosen.items():
-            results[name] = {mark.scene: mark for mark in measure(scenes, *run(scenes))}
-            everything[name] += results[name].values()
-        show(voice, results, [scene.name for scene in scenes])
-    print("\nall")
-    sums = {name: total(marks) for name, marks in everything.items()}
-    for name, values in sums.items():
-        print(f"  {name:8}", "  ".join(f"{key} {value}" for key, value in values.items()))
+    sums = table([(voice, echo_scenes.scenes_of(args.speech, voice, recipes)) for voice in voices], chosen)
+    wide = {}
+    for leg in echo_scenes.WIDE if not args.quick else ():
+        wide[leg] = table(
+            [
+                (f"{voice} over {leg}", echo_scenes.wide_scenes_of(args.speech, voice, leg, recipes))
+                for voice in args.wide.split(",")
+                if voice
+            ],
+            chosen,
+        )
     far, callers, _ = echo_scenes.load(args.speech, voices[0])
     voice = (far, np.concatenate(callers))
     shares = {count: core_share(count, voice) for count in ((1, 20) if args.quick else (1, 100, 200))}
@@ -159,6 +177,7 @@ def main() -> None:
             "bench": "echo",
             "voices": voices,
             "columns": sums,
+            "wide": wide,
             "core_percent_a_call": {str(n): round(share[0], 4) for n, share in shares.items()},
             "core_percent_with_detection": {str(n): round(share[1], 4) for n, share in shares.items()},
         }

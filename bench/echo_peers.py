@@ -42,16 +42,19 @@ def aec3(scene: Scene) -> Pcm:
     import pywebrtc_audio
     from scipy.signal import resample_poly
 
-    up = 16_000 // scene.rate
+    up, down = 2, scene.rate // 8_000
     far, near = _delayed(scene), scene.heard
-    if up > 1:
-        far, near = (resample_poly(pcm, up, 1).astype(np.float32) for pcm in (far, near))
+    if scene.rate != 16_000:
+        far, near = (resample_poly(pcm, up, down).astype(np.float32) for pcm in (far, near))
     canceller = pywebrtc_audio.EchoCanceller(16_000, 1, 0)
     whole = len(near) // 160 * 160
     out = np.zeros(len(near), np.float32)
     for at in range(0, whole, 160):
         out[at : at + 160] = canceller.process(near[at : at + 160], far[at : at + 160])
-    return resample_poly(out, 1, up).astype(np.float32)[: len(scene.heard)] if up > 1 else out
+    if scene.rate == 16_000:
+        return out
+    back = resample_poly(out, down, up).astype(np.float32)
+    return np.resize(np.append(back, np.zeros(up)), len(scene.heard)).astype(np.float32)
 
 
 def speex(scene: Scene) -> Pcm:

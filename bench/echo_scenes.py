@@ -1,11 +1,13 @@
 """Simulated phone calls with echo, for bench/echo.py: what was sent, what came back, who spoke when.
 
 A scene is made of an agent's recording, a caller's utterances laid over it and an echo path: delay,
-hybrid or room, loudspeaker, clock drift, jumps, loss, µ-law both ways. Everything is seeded.
+hybrid or room, loudspeaker, clock drift, jumps, loss, µ-law (or the codec of a wide-band leg) both ways.
+Everything is seeded.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,7 +15,12 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.opus import OpusDecoder, OpusEncoder
+from gateway.media.g722 import G722Decoder, G722Encoder
+
 Pcm = NDArray[np.float32]
+Code = Callable[[Pcm], Pcm]
+"""There and back again through a codec."""
 MU = 255.0
 
 
@@ -105,6 +112,26 @@ def mu_law(pcm: Pcm) -> Pcm:
     return (np.sign(steps) * (np.expm1(y * np.log1p(MU)) / MU)).astype(np.float32)
 
 
+def g722(pcm: Pcm) -> Pcm:
+    """Through G.722 at 64 kbit/s, 16 kHz."""
+    encoder, decoder = G722Encoder(), G722Decoder()
+    return _by_blocks(pcm, 320, lambda block: decoder.decode(encoder.encode(block)))
+
+
+def opus(pcm: Pcm) -> Pcm:
+    """Through Opus as browsers speak it, 24 kHz; some milliseconds later."""
+    encoder, decoder = OpusEncoder(), OpusDecoder()
+    return _by_blocks(pcm, 480, lambda block: decoder.decode(encoder.encode(block)))
+
+
+def _by_blocks(pcm: Pcm, block: int, code: Code) -> Pcm:
+    return np.concatenate([code(pcm[at : at + block]) for at in range(0, len(pcm), block)])
+
+
+WIDE: dict[str, tuple[int, Code]] = {"G.722": (16_000, g722), "Opus": (24_000, opus)}
+"""Wide-band legs: the rate at which they are cancelled, and their codec."""
+
+
 def impulse_response(path: EchoPath, rate: int, rng: np.random.Generator) -> Pcm:
     """A hybrid's or a room's response of unit energy."""
     if path.room_s:
@@ -144,11 +171,12 @@ def _lose(pcm: Pcm, share: float, block: int, rng: np.random.Generator) -> tuple
     return out, mask
 
 
-def echo_of(sent: Pcm, path: EchoPath, rate: int, rng: np.random.Generator) -> Pcm:
+def echo_of(sent: Pcm, path: EchoPath, rate: int, rng: np.random.Generator, code: Code | None = None) -> Pcm:
     """The agent's voice as it comes back, before the caller's own voice is added."""
     if path.erl_db is None:
         return np.zeros_like(sent)
-    played = mu_law(sent) if rate == 8000 else sent
+    code = code or (mu_law if rate == 8000 else np.asarray)
+    played = code(sent)
     played, _ = _lose(played, path.loss, rate // 50, rng)
     if path.clip:
         limit = path.clip * float(np.max(np.abs(played)))
@@ -166,8 +194,13 @@ def echo_of(sent: Pcm, path: EchoPath, rate: int, rng: np.random.Generator) -> P
     return (echo * 10 ** (-path.erl_db / 20)).astype(np.float32)
 
 
-def make(recipe: Recipe, far: Pcm, callers: list[Pcm], rate: int, seed: int) -> Scene:
-    """Lay the callers' utterances over the agent's recording and send it through the path."""
+def make(
+    recipe: Recipe, far: Pcm, callers: list[Pcm], rate: int, seed: int, code: Code | None = None
+) -> Scene:
+    """Lay the callers' utterances over the agent's recording and send it through the path.
+
+    code: of the leg; without, µ-law at 8 kHz and none at other rates.
+    """
     rng = np.random.default_rng(seed)
     sent = mu_law(far) if rate == 8000 else far
     near = np.zeros_like(far)
@@ -179,10 +212,12 @@ def make(recipe: Recipe, far: Pcm, callers: list[Pcm], rate: int, seed: int) -> 
         spans.append((int(start), int(end)))
     if recipe.double_talk:
         spans = _fill(near, callers, len(far), rate)
-    echo = echo_of(sent, recipe.path, rate, rng)
+    echo = echo_of(sent, recipe.path, rate, rng, code)
     noise = rng.standard_normal(len(far)).astype(np.float32) * 10 ** (recipe.noise_dbfs / 20)
     line = near + echo + noise
     line = mu_law(line) if rate == 8000 else np.clip(line, -1, 1)
+    if code is not None:
+        line, near = code(line), code(near)  # a codec's delay is the line's
     heard, concealed = _lose(line, recipe.path.loss, rate // 50, rng)
     return Scene(recipe.name, rate, sent, heard, near, concealed, tuple(spans), recipe.path.delay_ms)
 
@@ -219,6 +254,29 @@ def scenes_of(folder: Path, voice: str, recipes: tuple[Recipe, ...] = RECIPES) -
         turned = callers[index % len(callers) :] + callers[: index % len(callers)]
         out.append(make(recipe, far[:whole], turned, rate, seed=1000 + index))
     return out
+
+
+def wide_scenes_of(folder: Path, voice: str, leg: str, recipes: tuple[Recipe, ...] = RECIPES) -> list[Scene]:
+    """The same over a wide-band leg (see WIDE); the voice's recordings must be wide-band themselves."""
+    rate, code = WIDE[leg]
+    far, callers, recorded = load(folder, voice)
+    if recorded < 16_000:
+        raise ValueError(f"{voice} was recorded at {recorded} Hz: no voice for a wide-band leg")
+    far, callers = _at_rate(far, recorded, rate), [_at_rate(pcm, recorded, rate) for pcm in callers]
+    whole = len(far) // (rate // 50) * (rate // 50)
+    out = []
+    for index, recipe in enumerate(recipes):
+        turned = callers[index % len(callers) :] + callers[: index % len(callers)]
+        out.append(make(recipe, far[:whole], turned, rate, seed=2000 + index, code=code))
+    return out
+
+
+def _at_rate(pcm: Pcm, rate: int, wanted: int) -> Pcm:
+    if rate == wanted:
+        return pcm
+    from scipy.signal import resample_poly
+
+    return np.asarray(resample_poly(pcm, wanted // 8_000, rate // 8_000), dtype=np.float32)
 
 
 def quick(recipes: tuple[Recipe, ...] = RECIPES) -> tuple[Recipe, ...]:
