@@ -11,6 +11,7 @@ samples of context, state (2, n, 128).
 from __future__ import annotations
 
 import importlib.util
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gateway.media.compiled import kernel
+from gateway.media.silero import NotUnderstood, SileroNet
+
+log = logging.getLogger(__name__)
 
 F32 = NDArray[np.float32]
 Rows = NDArray[np.intp]
@@ -85,31 +89,43 @@ class SpeechSettings:
 
 
 class ModelMissing(Exception):
-    """Silero's model file or onnxruntime is not installed; the message says what to install."""
+    """Silero's model file, or an onnxruntime that it needs, is not installed; the message says what to do."""
 
 
 class Silero:
-    """The ONNX session, one thread, any number of rows a call."""
+    """The model, one thread, any number of rows a call: by SileroNet, or by onnxruntime where that does not
+    understand the file."""
 
     def __init__(self, path: Path | None = None) -> None:
+        path = path or model_path()
+        self._session: Any = None
         try:
-            import onnxruntime
-        except ImportError as error:
-            raise ModelMissing("speech detection needs onnxruntime: pip install onnxruntime") from error
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
-        model = str(path or model_path())
-        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            self._net: SileroNet | None = SileroNet.load(path)
+        except NotUnderstood as error:
+            log.warning("%s: %s; onnxruntime runs it, in several times the processor time", path.name, error)
+            self._net, self._session = None, _session(path)
         self._rate = np.array(RATE, np.int64)
 
     def __call__(self, frames: F32, state: F32) -> tuple[F32, F32]:
         """Probabilities (n,) and new state (2, n, 128) from frames (n, 288) and state."""
+        if self._net is not None:
+            return self._net(frames, state)
         feeds: dict[str, Any] = {"input": frames, "state": state, "sr": self._rate}
         probability, after = self._session.run(None, feeds)
         return probability[:, 0], after
+
+
+def _session(path: Path) -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ModelMissing("speech detection needs onnxruntime: pip install onnxruntime") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def model_path() -> Path:
