@@ -27,7 +27,7 @@ from gateway.legs.rtp_ports import RtpPorts
 from gateway.legs.sip import SipLine
 from gateway.legs.sip_calls import SipLineSettings, local_address
 from gateway.legs.trunks import Trunks, access
-from gateway.media.face import MediaError, MediaSettings
+from gateway.media.face import MediaError, MediaSettings, carried
 from gateway.media.inline import InlineMedia
 from gateway.media.processes import MediaProcesses
 from gateway.media.processing import ProcessingSettings
@@ -168,7 +168,7 @@ class App:
         routes = self.settings.routes
         line = SipLineSettings(
             sip.public_address,
-            sip.codecs,
+            carried(sip.codecs),
             {called: route.persona for called, route in routes.items()},
             {called: recording(r.announcement) for called, r in routes.items() if r.announcement},
             srtp=sip.srtp,

@@ -25,6 +25,7 @@ from gateway.legs.rtp_ports import RtpPorts
 from gateway.legs.sip_calls import LegSockets, local_address
 from gateway.legs.sip_leg import rtp_media
 from gateway.media.clock import MediaClock
+from gateway.media.face import carried
 from gateway.media.messages import Closed, FirstPacket, MediaFailed, RtpTimedOut
 from gateway.media.plane import MediaPlane
 from gateway.stopping import Stopping
@@ -118,7 +119,7 @@ class OutboundCall:
 
     def _invite(self, sockets: LegSockets) -> str:
         media = LocalMedia(
-            self.address, sockets.port, codecs=self.sip.codecs, rtcp_port=sockets.own_rtcp_port
+            self.address, sockets.port, codecs=carried(self.sip.codecs), rtcp_port=sockets.own_rtcp_port
         )
         self._dialled_at = time.monotonic()
         call = self.agent.invite(self.dial.uri, media, self._dialled_at)

@@ -33,6 +33,7 @@ _PLAIN = ("RTP/AVP", "RTP/AVPF")
 _SECURE = ("RTP/SAVP", "RTP/SAVPF")
 _SENDS = ("sendrecv", "sendonly")
 _HEARS = ("sendrecv", "recvonly")
+G711 = ("PCMU", "PCMA")
 
 
 class NoCommonCodec(SdpError):
@@ -48,7 +49,8 @@ class LocalMedia:
     port: int
     """RTP port; even by custom."""
     codecs: tuple[str, ...] = ("PCMU", "PCMA")
-    """In order of our preference; of PCMU, PCMA, G722, opus. An answer keeps the offerer's order."""
+    """In order of our preference; of PCMU, PCMA, G722, opus. An answer takes the first that was offered; of
+    the two G.711 laws, which are one to us, the offerer's first."""
     dtmf: bool = True
     """Take telephone-event."""
     ptime_ms: int = 20
@@ -76,6 +78,8 @@ class AgreedMedia:
     """Milliseconds of audio in a packet we send."""
     dtmf_payload_type: int | None
     """telephone-event to send; None when the peer did not take it."""
+    dtmf_rate: int
+    """Hz in which telephone-events tell durations: the codec's clock, or 8000 where the peer has no other."""
     remote_host: str
     """Where to send RTP, until a latch says otherwise; `0.0.0.0` on an old-style hold."""
     remote_port: int
@@ -202,13 +206,19 @@ def _choose_line(description: Description, local: LocalMedia) -> tuple[int, Form
     for at, line in enumerate(description.media):
         if line.kind != "audio" or line.port == 0 or not _profile_fits(line, local):
             continue
-        codec = next((item for item in read_formats(line) if item.name in local.codecs), None)
-        if codec is not None:
+        taken = [item for item in read_formats(line) if item.name in local.codecs]
+        if taken:
+            codec = min(taken, key=lambda item: _preference(item.name, local.codecs))
             found.append((not _is_secure(line), at, codec))
     if not found:
         raise NoCommonCodec("no audio line fits")
     _, at, codec = min(found, key=lambda item: item[:2])  # a keyed line before a plain one
     return at, codec
+
+
+def _preference(name: str, codecs: tuple[str, ...]) -> int:
+    alike = G711 if name in G711 else (name,)
+    return min(codecs.index(other) for other in alike if other in codecs)
 
 
 def _profile_fits(line: MediaLine, local: LocalMedia) -> bool:
@@ -278,6 +288,7 @@ def _agreed(
         clock_rate=codec.rate,
         ptime_ms=_ptime(line),
         dtmf_payload_type=events.payload_type if events else None,
+        dtmf_rate=events.rate if events else codec.rate,
         remote_host=line.host,
         remote_port=line.port,
         remote_rtcp=(line.host, line.port) if mux else _rtcp_address(line),

@@ -207,14 +207,22 @@ auplay_channels 1
 audio_buffer 20-160
 jitter_buffer_delay {jitter}
 module_path {modules}
-module g711.so
+module {codec}.so
 module aufile.so
 module aubridge.so
 module sndfile.so
 module_app account.so
 module_app menu.so
+opus_bitrate 64000
 snd_path {recordings}
 """
+CODECS = {
+    "PCMU": ("g711", "PCMU/8000/1"),
+    "PCMA": ("g711", "PCMA/8000/1"),
+    "G722": ("g722", "G722/16000/1"),
+    "opus": ("opus", "opus/48000/2"),
+}
+"""baresip's module and name for a codec."""
 
 
 class Baresip(Program):
@@ -235,6 +243,7 @@ class Baresip(Program):
             if Path(p).is_dir()
         )
         source = write_wav(folder / "speech.wav", speech, rate)
+        module, name = CODECS[codec]
         (folder / "config").write_text(
             BARESIP_CONFIG.format(
                 address=LOOPBACK,
@@ -243,9 +252,10 @@ class Baresip(Program):
                 jitter="0-0",
                 modules=modules,
                 recordings=self.recordings,
+                codec=module,
             )
         )
-        (folder / "accounts").write_text(f"<sip:caller@{LOOPBACK}>;regint=0;audio_codecs={codec}/{rate}/1\n")
+        (folder / "accounts").write_text(f"<sip:caller@{LOOPBACK}>;regint=0;audio_codecs={name}\n")
         (folder / "contacts").write_text("")
         program = need("baresip", "baresip-core")
         super().__init__([program, "-f", str(folder), "-e", f"/dial {uri}"], folder)

@@ -136,6 +136,21 @@ def test_keys_are_sent_as_events_between_the_audio(bench: Bench) -> None:
         bench.plane.send_dtmf(0, "x")
 
 
+def test_keys_beside_opus_last_as_long_as_the_clock_of_their_events_says(bench: Bench) -> None:
+    encoder = OpusEncoder()
+    silence = [encoder.encode(np.zeros(480, np.float32)) for _ in range(100)]
+    phone = CodedPhone(silence, 111, 960)
+    bench.call(0, phone, codec="opus", payload_type=111, dtmf_rate=8_000)
+    bench.run(20)
+    press(bench, phone, "5")
+    bench.run(20)
+    assert [(e.digit, e.duration_ms) for e in bench.events if isinstance(e, DtmfReceived)] == [("5", 100)]
+    bench.plane.send_dtmf(0, "5", 100)
+    bench.run(40)
+    events = [payload for _, _, _, payload in phone.heard if len(payload) == 4]
+    assert int.from_bytes(events[-1][2:], "big") == 800
+
+
 KEY = bytes(range(30))
 OTHER = bytes(range(100, 130))
 

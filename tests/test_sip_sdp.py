@@ -135,7 +135,7 @@ def test_rtcp_mux_and_the_rtcp_attribute_say_where_rtcp_goes() -> None:
 def test_g722_and_opus_have_the_clock_their_rfc_gives_them() -> None:
     body = described("m=audio 6000 RTP/AVP 96 9 101 102\na=rtpmap:96 opus/48000/2\n"
                      "a=rtpmap:101 telephone-event/8000\na=rtpmap:102 telephone-event/48000")  # fmt: skip
-    wide = answer(body, replace(OURS, codecs=ALL)).media
+    wide = answer(body, replace(OURS, codecs=("opus", "G722"))).media
     assert (wide.codec, wide.payload_type, wide.clock_rate, wide.dtmf_payload_type) == (
         "opus",
         96,
@@ -144,6 +144,21 @@ def test_g722_and_opus_have_the_clock_their_rfc_gives_them() -> None:
     )
     g722 = answer(body, replace(OURS, codecs=("G722",))).media
     assert (g722.codec, g722.payload_type, g722.clock_rate, g722.dtmf_payload_type) == ("G722", 9, 8000, 101)
+
+
+def test_our_preference_decides_between_codecs_and_the_offerers_between_the_laws_of_g711() -> None:
+    body = described("m=audio 6000 RTP/AVP 96 9 8 0\na=rtpmap:96 opus/48000/2")
+    for codecs, chosen in {ALL: "PCMA", ("opus", "PCMU"): "opus", ("G722", "PCMU"): "G722"}.items():
+        assert answer(body, replace(OURS, codecs=codecs)).media.codec == chosen, codecs
+
+
+def test_keys_are_timed_by_the_clock_of_the_events_that_were_agreed_on() -> None:
+    body = described("m=audio 6000 RTP/AVP 96 101\na=rtpmap:96 opus/48000/2\n"
+                     "a=rtpmap:101 telephone-event/8000")  # fmt: skip
+    media = answer(body, replace(OURS, codecs=ALL)).media
+    assert (media.clock_rate, media.dtmf_payload_type, media.dtmf_rate) == (48_000, 101, 8_000)
+    wide = answer(body.replace(b"event/8000", b"event/48000"), replace(OURS, codecs=ALL)).media
+    assert (wide.dtmf_payload_type, wide.dtmf_rate) == (101, 48_000)
 
 
 def test_a_dynamic_number_may_stand_for_a_static_codec_and_a_wrong_clock_for_none() -> None:
@@ -225,7 +240,7 @@ def agreed_both_ways(asking: LocalMedia, answering: LocalMedia) -> tuple[AgreedM
 @pytest.mark.parametrize("direction", ["sendrecv", "sendonly", "recvonly", "inactive"])
 def test_both_sides_of_our_own_exchange_agree(codecs: tuple[str, ...], direction: str) -> None:
     asking = LocalMedia("192.0.2.1", 4000, codecs=codecs, direction=direction)  # type: ignore[arg-type]
-    a, b = agreed_both_ways(asking, LocalMedia("192.0.2.2", 5000, codecs=ALL))
+    a, b = agreed_both_ways(asking, LocalMedia("192.0.2.2", 5000, codecs=codecs))
     assert a.codec == b.codec == codecs[0] and a.payload_type == b.payload_type
     assert (a.remote_host, a.remote_port, b.remote_host, b.remote_port) == (
         "192.0.2.2",

@@ -171,6 +171,7 @@ def rtp_media(agreed: AgreedMedia, ssrc: int) -> RtpMedia:
         remote=_sendable(agreed.remote_host, agreed.remote_port),
         ssrc=ssrc,
         dtmf_payload_type=agreed.dtmf_payload_type,
+        dtmf_rate=agreed.dtmf_rate,
         ptime_ms=agreed.ptime_ms,
         direction=Direction(agreed.direction),
         srtp=None if keys is None else SrtpKeys(keys.suite, keys.send, keys.receive),

@@ -6,6 +6,7 @@ carries the command out is the subclass's business: a plane in this process, or 
 
 from __future__ import annotations
 
+import logging
 import socket
 from abc import ABC, abstractmethod
 from collections import deque
@@ -33,6 +34,8 @@ from gateway.media.receive import codec_of
 from sip.dtmf import DIGITS
 from sip.sdes import SrtpKeys as SdesKeys
 from sip.srtp import SrtpContext
+
+log = logging.getLogger(__name__)
 
 MOST_EVENTS = 10_000
 RATES = (8_000, 16_000, 24_000, 48_000)
@@ -254,6 +257,16 @@ def check_opus() -> None:
         library()
     except EngineError as error:
         raise MediaError(str(error)) from error
+
+
+def carried(codecs: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the codecs that this machine has the libraries for."""
+    try:
+        check_opus()
+    except MediaError as missing:
+        log.warning("phones get no Opus: %s", missing)
+        return tuple(codec for codec in codecs if codec != "opus")
+    return codecs
 
 
 def srtp_context(keys: SrtpKeys) -> SrtpContext:

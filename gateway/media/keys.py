@@ -12,7 +12,8 @@ class Keys:
     """One leg's telephone-events (RFC 4733), by sip.dtmf; time is the caller's."""
 
     def __init__(self, clock: int) -> None:
-        self._clock = clock
+        self.clock = clock
+        """Hz in which the peer tells durations."""
         self._receiver = DtmfReceiver()
         self._last: float | None = None
 
@@ -35,7 +36,7 @@ class Keys:
 
     def _ended(self, told: list[DigitStarted | DigitEnded]) -> list[tuple[str, int]]:
         ended = [event for event in told if isinstance(event, DigitEnded)]
-        return [(event.digit, event.duration * 1000 // self._clock) for event in ended]
+        return [(event.digit, event.duration * 1000 // self.clock) for event in ended]
 
 
 __all__ = ["Keys", "MalformedRtp"]

@@ -63,6 +63,8 @@ class RtpMedia:
     rate: int = 8_000
     """RTP clock of L16: 8,000, 16,000, 24,000 or 48,000. The other codecs' clocks are fixed."""
     dtmf_payload_type: int | None = None
+    dtmf_rate: int | None = None
+    """Hz in which telephone-events tell durations; None: the codec's clock."""
     ptime_ms: int = 20
     """Of what we send: 20, 40 or 60. What we receive may have any."""
     direction: Direction = Direction.SENDRECV

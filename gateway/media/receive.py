@@ -107,6 +107,7 @@ class Receiver:
             self.wire.disconnect(row)
         if codec_of(media)[:2] != (self.r.n[row, c.CODEC], self.r.n[row, c.RATE]):
             self._agree(row, media)
+        self._keys[row].clock = media.dtmf_rate or codec_of(media)[2]
         self.r.n[row, c.PAYLOAD_TYPE] = media.payload_type
         self.r.n[row, c.DTMF_TYPE] = -1 if media.dtmf_payload_type is None else media.dtmf_payload_type
 
@@ -115,7 +116,7 @@ class Receiver:
         self._configure(row, kind, rate, clock)
         self.r.n[row, c.PAYLOAD_TYPE] = media.payload_type
         self.r.n[row, c.DTMF_TYPE] = -1 if media.dtmf_payload_type is None else media.dtmf_payload_type
-        self._keys[row] = Keys(clock)
+        self._keys[row] = Keys(media.dtmf_rate or clock)
         self._decoders.pop(row, None)
         if kind == PACKETS:
             decoder: RowDecoder = OpusRow() if rate == OPUS_RATE else G722Decoder()

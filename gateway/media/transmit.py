@@ -57,6 +57,7 @@ class Transmitter:
         self._keys: dict[int, deque[EventPacket | None]] = {}
         self._key_began = np.zeros(count, np.int64)
         self._dtmf_type = np.zeros(count, np.int64)
+        self._dtmf_rate = np.zeros(count, np.int64)
         self._prepared_keys: list[tuple[int, NDArray[np.uint8]]] = []
         self._senders: dict[int, SendOpus] = {}
         self._prepared: list[Rows] = []
@@ -81,6 +82,7 @@ class Transmitter:
         self._packet[row, 1] = media.payload_type | (0x80 if new else self._packet[row, 1] & 0x80)
         self._packet[row, 8:12] = np.frombuffer((media.ssrc & 0xFFFF_FFFF).to_bytes(4, "big"), np.uint8)
         self._dtmf_type[row] = media.dtmf_payload_type or 0
+        self._dtmf_rate[row] = media.dtmf_rate or clock
         self._directed[row] = media.direction.sends
         self.point(row, media.remote)
         if new:
@@ -107,7 +109,7 @@ class Transmitter:
         """Queue keys to press, 80 ms apart."""
         queue = self._keys.setdefault(row, deque())
         for digit in digits:
-            queue.extend(event_packets(digit, duration_ms, int(self.clock[row])))
+            queue.extend(event_packets(digit, duration_ms, int(self._dtmf_rate[row])))
             queue.extend([None] * _KEY_GAP)
 
     def close(self, row: int) -> None:
