@@ -27,7 +27,7 @@ def read_audio(path: Path) -> Pcm:
     import av  # 60 ms: only who reads a file pays
 
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), format=_format_of(path)) as container:
             if not container.streams.audio:
                 raise AudioFileError(f"{path} holds no audio")
             resampler = av.AudioResampler(format="fltp")
@@ -44,6 +44,16 @@ def read_audio(path: Path) -> Pcm:
     if not parts:
         raise AudioFileError(f"{path} holds no audio")
     return resampled(np.concatenate(parts), rate, SAMPLE_RATE)
+
+
+def _format_of(path: Path) -> str | None:
+    """`wav` or `flac` by the file's first bytes, else None. FFmpeg's own guess weighs the samples too, and
+    FFmpeg 9 takes some tones in a WAV for another format."""
+    with path.open("rb") as file:
+        head = file.read(12)
+    if head[:4] in (b"RIFF", b"RF64") and head[8:] == b"WAVE":
+        return "wav"
+    return "flac" if head[:4] == b"fLaC" else None
 
 
 def resampled(pcm: Pcm, rate: int, to: int) -> Pcm:

@@ -6,6 +6,7 @@ clients and one target, each client through a socket of its own, as a NAT does.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import random
 import select
@@ -150,7 +151,9 @@ class Relay:
             with self._lock:
                 socks = [self._front, *self._uplinks.values()]
                 wait = self._due[0][0] - time.monotonic() if self._due else 0.01
-            ready, _, _ = select.select(socks, [], [], min(0.01, max(0.0, wait)))
+            ready: list[socket.socket] = []
+            with contextlib.suppress(OSError, ValueError):  # rebind() may have closed one just now
+                ready, _, _ = select.select(socks, [], [], min(0.01, max(0.0, wait)))
             with self._lock:
                 for sock in ready:
                     self._take(sock)
