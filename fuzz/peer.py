@@ -153,7 +153,7 @@ class Scene:
             lambda: agent.invite("sip:bob@198.51.100.20:5070", OURS, now),
             lambda: agent.register(account, now),
             lambda: agent.unregister("desk", now),
-            lambda: agent.watch_trunk("pbx", CENTRAL, now),
+            lambda: agent.watch_trunk("pbx", CENTRAL, now=now),
             lambda: agent.unwatch_trunk("pbx"),
         )
         with contextlib.suppress(CallStateError, SdpError):

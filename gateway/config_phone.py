@@ -103,9 +103,10 @@ class TrunkSettings(_Section):
     """Environment only; in a file use password_file."""
     password_file: ReadableFile | None = None
     server: SipHost | None = None
-    """Where it is, host or host:port: OPTIONS go there to see whether it is up."""
-    transport: Literal["udp", "tcp", "tls"] = "udp"
-    """How the server is reached."""
+    """Where it is, host or host:port: OPTIONS go there to see whether it is up. A domain without a port is
+    looked up by NAPTR and SRV, and where one server is dead or full the next is taken."""
+    transport: Literal["udp", "tcp", "tls"] | None = None
+    """How the server is reached; unset: as NAPTR says for a domain, otherwise udp."""
     caller: SipUri | None = None
     """Who calls when the gateway calls out by this trunk, such as sip:+4930123@carrier.example; unset: moshi
     at the gateway's address."""

@@ -9,6 +9,7 @@ missing() {
         echo kamailio-tls-modules
     command -v linphonec >/dev/null 2>&1 || echo linphone-cli
     command -v tshark >/dev/null 2>&1 || echo tshark
+    command -v dnsmasq >/dev/null 2>&1 || [ -x /usr/sbin/dnsmasq ] || echo dnsmasq-base
     command -v chromium >/dev/null 2>&1 || command -v google-chrome >/dev/null 2>&1 || echo chromium
 }
 

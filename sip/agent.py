@@ -224,6 +224,10 @@ class UserAgent:
         self.unregister(account.name, now)
         self._registrations[account.name] = made
 
+    def move_account(self, account: str, servers: tuple[Destination, ...]) -> None:
+        """DNS names other servers of its registrar now: the next REGISTER goes there."""
+        self._registrations[account].move(servers)
+
     def unregister(self, account: str, now: float) -> None:
         """Give an account up; silent where there is none."""
         registration = self._registrations.pop(account, None)
@@ -235,10 +239,16 @@ class UserAgent:
         invite(). Empty without settings.registrar."""
         return [(item.contact, item.destination) for item in self._reception.registrar.bindings(user, now)]
 
-    def watch_trunk(self, trunk: str, destination: Destination, now: float, interval_s: float = 30.0) -> None:
-        """Send OPTIONS at intervals; TrunkChanged tells of the first answer and of each change."""
+    def watch_trunk(self, trunk: str, *servers: Destination, now: float, interval_s: float = 30.0) -> None:
+        """Send OPTIONS at intervals, to the next server where one is dead; TrunkChanged tells of the first
+        answer and of each change."""
         self.unwatch_trunk(trunk)
-        self._probes[trunk] = TrunkProbe(self._core, trunk, destination, interval_s, now)
+        self._probes[trunk] = TrunkProbe(self._core, trunk, servers, interval_s, now)
+
+    def answering(self, trunk: str) -> Destination | None:
+        """The server of a watched trunk that answered last; None while it is down or not known."""
+        probe = self._probes.get(trunk)
+        return None if probe is None else probe.answering
 
     def unwatch_trunk(self, trunk: str) -> None:
         probe = self._probes.pop(trunk, None)

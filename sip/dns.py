@@ -97,8 +97,14 @@ def nameservers(path: Path = Path("/etc/resolv.conf")) -> list[str]:
     return [word[1] for word in words if len(word) > 1 and word[0] == "nameserver" and is_ip(word[1])]
 
 
+def is_cut(data: bytes) -> bool:
+    """There was more than a datagram holds: it must be asked for over TCP (RFC 1035 §4.2.1)."""
+    return len(data) > 2 and bool(data[2] & 0x02)
+
+
 class Dns:
-    """sip.locate's Lookup over UDP; a server that does not answer makes way for the next."""
+    """sip.locate's Lookup over UDP, and over TCP what is too long for that; a server that does not answer
+    makes way for the next."""
 
     def __init__(self, servers: list[tuple[str, int]] | None = None, timeout_s: float = TIMEOUT_S) -> None:
         self._servers = servers if servers is not None else [(host, 53) for host in nameservers()]
@@ -128,8 +134,10 @@ class Dns:
         for server in self._servers:
             try:
                 data = await asyncio.wait_for(_exchange(server, query), self._timeout_s)
+                if is_cut(data):
+                    data = await asyncio.wait_for(_exchange_by_tcp(server, query), self._timeout_s)
                 return parse_answer(data, number, kind)
-            except (OSError, TimeoutError, MalformedDns):
+            except (OSError, EOFError, TimeoutError, MalformedDns):
                 log.info("a name server did not answer")
         return []
 
@@ -154,3 +162,13 @@ async def _exchange(server: tuple[str, int], query: bytes) -> bytes:
         return await answer
     finally:
         transport.close()
+
+
+async def _exchange_by_tcp(server: tuple[str, int], query: bytes) -> bytes:
+    reader, writer = await asyncio.open_connection(*server)
+    try:
+        writer.write(struct.pack("!H", len(query)) + query)
+        (size,) = struct.unpack("!H", await reader.readexactly(2))
+        return await reader.readexactly(size)
+    finally:
+        writer.close()

@@ -69,6 +69,7 @@ async def locate(
         return [destination_of(uri)]
     if uri.port is not None:
         fixed = destination_of(uri)
+        fixed = fixed._replace(domain=_certified(uri, fixed.transport))
         return [fixed._replace(host=address) for address in await lookup.addresses(uri.host)]
     found: list[Destination] = []
     for transport, name in await _services(uri, lookup, able):
@@ -76,13 +77,19 @@ async def locate(
             if record.target in ("", "."):
                 continue  # the service is decidedly not there (RFC 2782)
             for address in await lookup.addresses(record.target):
-                found.append(Destination(address, record.port, transport))
+                found.append(Destination(address, record.port, transport, domain=_certified(uri, transport)))
         if len(found) >= MAX_DESTINATIONS:
             break
     if not found:
         plain = destination_of(uri)
+        plain = plain._replace(domain=_certified(uri, plain.transport))
         found = [plain._replace(host=address) for address in await lookup.addresses(uri.host)]
     return found[:MAX_DESTINATIONS]
+
+
+def _certified(uri: Uri, transport: Transport) -> str | None:
+    """A server proves by its certificate that it speaks for the domain, whatever its own name is."""
+    return uri.host if transport == "tls" else None
 
 
 async def _services(uri: Uri, lookup: Lookup, able: Sequence[Transport]) -> list[tuple[Transport, str]]:

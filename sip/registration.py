@@ -12,7 +12,7 @@ from sip.errors import PeerError
 from sip.events import Registered, RegistrationLost
 from sip.headers import Headers, parse_name_addr
 from sip.message import Request, Response
-from sip.settings import Account
+from sip.settings import Account, Destination
 from sip.uri import parse_uri, same_uri
 
 FIRST_PAUSE_S = 30.0
@@ -29,7 +29,10 @@ class Registration:
         self._account = account
         uri = parse_uri(account.registrar)
         parse_uri(account.aor)
-        self._destination = account.destination or core.settings.outbound_proxy or destination_of(uri)
+        self._servers = account.servers or (core.settings.outbound_proxy or destination_of(uri),)
+        self._at = 0
+        self._silent = 0
+        """Servers that gave no answer, one after another."""
         self._call_id = core.token(128)
         self._tag = core.token()
         self._seq = 0
@@ -54,7 +57,7 @@ class Registration:
         request = Request("REGISTER", self._account.registrar, Headers.of_canonical(items))
         self._core.own(request)
         ClientRequest(
-            self._core, request, self._destination, self, self._next_seq, self._account.credentials
+            self._core, request, self._server, self, self._next_seq, self._account.credentials
         ).start(now)
 
     def _next_seq(self) -> int:
@@ -63,7 +66,21 @@ class Registration:
 
     def _contact(self) -> str:
         user = parse_uri(self._account.aor).user
-        return self._core.contact(self._destination, user)
+        return self._core.contact(self._server, user)
+
+    @property
+    def _server(self) -> Destination:
+        return self._servers[self._at]
+
+    def _try_next(self, now: float) -> bool:
+        """Another server of the registrar's, until all have been tried (RFC 3263 §4.3)."""
+        self._silent += 1
+        self._at = (self._at + 1) % len(self._servers)
+        if self._silent < len(self._servers):
+            self._send(now)
+            return True
+        self._silent = 0
+        return False
 
     def on_response(self, response: Response, now: float) -> None:
         if response.code < 200 or self._stopped:
@@ -72,15 +89,15 @@ class Registration:
             self._on_success(response, now)
         elif response.code == 423 and self._raise_expires(response):
             self._send(now)
-        else:
+        elif response.code != 503 or not self._try_next(now):
             self._fail(response.code, response.reason, now, _retry_after(response))
 
     def on_no_response(self, code: int, now: float) -> None:
-        if not self._stopped:
+        if not self._stopped and not self._try_next(now):
             self._fail(code, "no answer" if code == 408 else "unreachable", now, 0.0)
 
     def _on_success(self, response: Response, now: float) -> None:
-        self._failures = 0
+        self._failures = self._silent = 0
         self.registered = True
         granted = self._granted(response)
         self._core.emit(Registered(self._account.name, granted))
@@ -118,6 +135,10 @@ class Registration:
         self._failures = min(self._failures + 1, 16)
         self._core.emit(RegistrationLost(self._account.name, code, reason, pause))
         self._alarm = self._core.alarms.set(now + pause, self._send)
+
+    def move(self, servers: tuple[Destination, ...]) -> None:
+        """From the next REGISTER on these servers are tried."""
+        self._servers, self._at, self._silent = servers, 0, 0
 
     def stop(self, now: float) -> None:
         """Unregister, and try no more. Idempotent."""

@@ -17,6 +17,8 @@ class Destination(NamedTuple):
     transport: Transport = "udp"
     flow: Address | None = None
     """The far end of an open stream to use instead of a new one, if it still stands (RFC 5626)."""
+    domain: str | None = None
+    """Whose certificate the far end of a new TLS connection must show (RFC 5922); None: the host's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +83,8 @@ class Account:
     """Address of record, such as sip:1000@pbx.example."""
     credentials: Credentials | None = None
     expires_s: int = 3_600
-    destination: Destination | None = None
-    """None: where the registrar's URI leads."""
+    servers: tuple[Destination, ...] = ()
+    """Tried in turn; empty: where the registrar's URI leads without DNS records."""
 
 
 @dataclass(frozen=True, slots=True)

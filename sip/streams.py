@@ -108,7 +108,7 @@ class Streams:
                     host,
                     port,
                     ssl=tls,
-                    server_hostname=destination.host if tls else None,
+                    server_hostname=(destination.domain or destination.host) if tls else None,
                 )
         except (OSError, TimeoutError, ssl.SSLError):
             self._connecting.pop(key, None)

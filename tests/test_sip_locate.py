@@ -18,28 +18,7 @@ from sip.message import Request
 from sip.settings import Destination
 from sip.uri import parse_uri
 from tests.sip_wire import OFFER, OURS, Agent, Script, respond
-
-
-class Zone:
-    """DNS out of three dictionaries."""
-
-    def __init__(
-        self,
-        addresses: dict[str, list[str]],
-        srv: dict[str, list[SrvRecord]] | None = None,
-        naptr: dict[str, list[NaptrRecord]] | None = None,
-    ) -> None:
-        self._addresses, self._srv, self._naptr = addresses, srv or {}, naptr or {}
-
-    async def naptr(self, name: str) -> list[NaptrRecord]:
-        return self._naptr.get(name, [])
-
-    async def srv(self, name: str) -> list[SrvRecord]:
-        return self._srv.get(name, [])
-
-    async def addresses(self, name: str) -> list[str]:
-        return self._addresses.get(name, [])
-
+from tests.zone import Zone
 
 ZONE = Zone(
     {"a.x": ["192.0.2.1", "2001:db8::1"], "b.x": ["192.0.2.2"], "x": ["192.0.2.9"], "plain.y": ["192.0.2.5"]},
@@ -68,9 +47,9 @@ U2, T2 = Destination("192.0.2.2", 5080, "udp"), Destination("192.0.2.2", 5061, "
         ("sip:plain.y", [Destination("192.0.2.5", 5060, "udp")]),
         ("sip:x:5099", [Destination("192.0.2.9", 5099, "udp")]),
         ("sip:x", [U1, U1_6, U2]),
-        ("sips:x", [T2]),
-        ("sip:x;transport=tls", [T2]),
-        ("sip:n", [T2, U1, U1_6, U2]),
+        ("sips:x", [T2._replace(domain="x")]),
+        ("sip:x;transport=tls", [T2._replace(domain="x")]),
+        ("sip:n", [T2._replace(domain="n"), U1, U1_6, U2]),
         ("sip:gone", []),
         ("sip:nowhere.at.all", []),
     ],
@@ -212,3 +191,24 @@ def test_the_systems_name_servers_are_found(tmp_path: Path) -> None:
     file = tmp_path / "resolv.conf"
     file.write_text("# x\nnameserver 192.0.2.53\nsearch x\nnameserver ::1\nnameserver not-an-ip\n")
     assert nameservers(file) == ["192.0.2.53", "::1"] and nameservers(file / "none") == []
+
+
+async def test_a_cut_answer_is_asked_for_again_over_tcp() -> None:
+    class Cutting(Server):
+        def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+            head = struct.pack("!HHHHHH", struct.unpack("!H", data[:2])[0], 0x8380, 1, 0, 0, 0)
+            self.transport.sendto(head + data[12:], addr)
+
+    async def whole(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        (size,) = struct.unpack("!H", await reader.readexactly(2))
+        answer = answer_to(await reader.readexactly(size), [(SRV, SRV_DATA)])
+        writer.write(struct.pack("!H", len(answer)) + answer)
+        writer.close()
+
+    loop = asyncio.get_running_loop()
+    by_tcp = await asyncio.start_server(whole, "127.0.0.1", 0)
+    port = by_tcp.sockets[0].getsockname()[1]
+    transport, _ = await loop.create_datagram_endpoint(Cutting, local_addr=("127.0.0.1", port))
+    assert await Dns([("127.0.0.1", port)]).srv("x.example") == [SrvRecord(10, 20, 5070, "sip.x.example")]
+    transport.close()
+    by_tcp.close()

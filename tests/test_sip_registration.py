@@ -1,5 +1,7 @@
 """Accounts kept registered and trunks watched; time as an argument."""
 
+from dataclasses import replace
+
 import pytest
 
 from sip.events import Registered, RegistrationLost, TrunkChanged
@@ -125,7 +127,7 @@ def test_several_accounts_live_side_by_side() -> None:
 
 def test_a_trunk_goes_down_and_comes_back() -> None:
     peer = Script(Agent())
-    peer.agent.ua.watch_trunk("carrier", Destination("198.51.100.20", 5070), peer.now, 30)
+    peer.agent.ua.watch_trunk("carrier", Destination("198.51.100.20", 5070), now=peer.now, interval_s=30)
     options = peer.request("OPTIONS")
     assert options.uri == "sip:198.51.100.20:5070"
     peer.deliver(respond(options, 405))
@@ -139,3 +141,44 @@ def test_a_trunk_goes_down_and_comes_back() -> None:
     peer.take()
     peer.wait(100)
     assert not [m for m in peer.take() if isinstance(m, Request)]
+
+
+ONE, TWO = Destination("192.0.2.1", 5070), Destination("192.0.2.2", 5080)
+
+
+def test_a_trunk_of_two_servers_is_up_while_one_of_them_answers() -> None:
+    peer = Script(Agent())
+    ua = peer.agent.ua
+    ua.watch_trunk("carrier", ONE, TWO, now=peer.now, interval_s=30)
+    first = peer.request("OPTIONS")
+    assert (peer.raw[-1][2], first.uri) == (ONE, "sip:192.0.2.1:5070")
+    peer.deliver(respond(first, 503))
+    second = peer.request("OPTIONS")
+    assert (peer.raw[-1][2], second.uri) == (TWO, "sip:192.0.2.2:5080")
+    peer.deliver(respond(second, 200))
+    assert peer.agent.one(TrunkChanged) == TrunkChanged("carrier", True, 200)
+    assert ua.answering("carrier") == TWO
+    again = peer.wait_for("OPTIONS", 30.1)
+    assert again.uri == first.uri, "the preferred server is asked first each time"
+    peer.deliver(respond(again, 503))
+    peer.deliver(respond(peer.request("OPTIONS"), 503))
+    assert peer.agent.of(TrunkChanged)[-1] == TrunkChanged("carrier", False, 503)
+    assert ua.answering("carrier") is None and ua.answering("nobody") is None
+
+
+def test_an_account_is_registered_at_the_next_server_where_one_is_dead_and_rests_when_all_are() -> None:
+    peer = Script(Agent())
+    peer.agent.ua.register(replace(ACCOUNT, servers=(ONE, TWO)), peer.now)
+    peer.deliver(respond(peer.request("REGISTER"), 503))
+    assert peer.raw[-1][2] == TWO and not peer.agent.of(RegistrationLost)
+    peer.deliver(respond(peer.request("REGISTER"), 200, extra=contact(300)))
+    assert peer.agent.one(Registered)
+    refresh = peer.wait_for("REGISTER", 300)
+    assert peer.raw[-1][2] == TWO, "what answered is stayed with"
+    peer.deliver(respond(refresh, 503))
+    assert peer.raw[-1][2] == ONE
+    peer.deliver(respond(peer.request("REGISTER"), 503))
+    assert peer.agent.one(RegistrationLost).code == 503
+    peer.agent.ua.move_account("desk", (TWO,))
+    peer.wait_for("REGISTER", 60)
+    assert peer.raw[-1][2] == TWO

@@ -17,7 +17,7 @@ from sip.endpoint import Endpoint
 from sip.events import CallAnswered, CallConfirmed, CallEnded, CallOffered, Event
 from sip.framing import BrokenStream, StreamFramer
 from sip.sdp import LocalMedia
-from sip.settings import AgentSettings
+from sip.settings import AgentSettings, Destination
 from tests.sip_wire import request
 
 MESSAGES = [request(), request("BYE", branch="z9hG4bK-2"), request("OPTIONS", branch="z9hG4bK-3")]
@@ -151,7 +151,7 @@ async def test_a_call_over_one_tcp_connection(phones: tuple[Phone, Phone]) -> No
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("tls")
     key, cert = folder / "key.pem", folder / "cert.pem"
-    names = "subjectAltName=IP:127.0.0.1"
+    names = "subjectAltName=IP:127.0.0.1,DNS:pbx.example"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
          "-keyout", key, "-out", cert, "-days", "2", "-subj", "/CN=127.0.0.1", "-addext", names],
@@ -178,6 +178,26 @@ async def test_a_call_over_tls_with_a_certificate_that_is_checked(
     await stranger.until(CallEnded)
     assert isinstance(stranger.events[-1], CallEnded) and stranger.events[-1].code == 503
     await stranger.endpoint.close()
+
+
+@pytest.mark.parametrize(("domain", "code"), [("pbx.example", 200), ("other.example", 503)])
+async def test_a_server_found_by_dns_shows_the_certificate_of_the_domain_that_was_called(
+    phones: tuple[Phone, Phone], certificate: tuple[Path, Path], domain: str, code: int
+) -> None:
+    a, b = phones
+    key, cert = certificate
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server.load_cert_chain(cert, key)
+    await a.endpoint.open_tls("127.0.0.1", 0, server, ssl.create_default_context(cafile=str(cert)))
+    _, port = await b.endpoint.open_tls("127.0.0.1", 0, server)
+    found = Destination("127.0.0.1", port, "tls", domain=domain)
+    a.agent.invite(f"sips:b@{domain}", MEDIA, a.endpoint.now(), destination=found)
+    a.endpoint.transmit()
+    if code == 200:
+        await b.until(CallOffered)
+    else:
+        await a.until(CallEnded)
+        assert isinstance(a.events[-1], CallEnded) and a.events[-1].code == code
 
 
 async def test_a_refused_connection_ends_the_call_at_once(phones: tuple[Phone, Phone]) -> None:

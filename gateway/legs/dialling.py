@@ -38,6 +38,8 @@ class Outbound:
     credentials: Credentials | None = None
     caller: str | None = None
     """Our From URI."""
+    alive: Destination | None = None
+    """The server that is known to answer: where DNS names several, it is tried first."""
 
 
 @dataclass(slots=True)
@@ -77,7 +79,8 @@ class Dialling:
         Raises switchboard.Refused (full, draining, unknown persona), CannotDial.
         """
         way = way or Outbound()
-        first, *others = await self._servers(uri, way.destination)
+        servers = await self._servers(uri, way.destination)
+        first, *others = sorted(servers, key=lambda server: server != way.alive)
         peer, transport = await _next_hop(uri, first)
         call = await self.calls.switchboard.admit(Offer("sip", persona, callee=uri, outbound=True))
         sockets: LegSockets | None = None
