@@ -50,6 +50,10 @@ class RowFrames:
         self.heard_at[row] = 0
         self.counts[:, row] = 0
 
+    def skip(self, row: int) -> None:
+        """The row's slot stood still: of what its caller said meanwhile only the last frame is for it."""
+        self.heard_at[row] = max(self.heard_at[row], self.rows.heard_end[row] - FRAME)
+
     def counters(self, row: int) -> SlotCounters:
         frames, short, dropped, missed = (int(n) for n in self.counts[:, row])
         return SlotCounters(frames, short, dropped, missed)

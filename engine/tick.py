@@ -298,6 +298,7 @@ class TickEngine:
         if self._slots.get(slot.row) is slot and slot.row in self._held:
             self._held.discard(slot.row)
             self._active[slot.row] = True
+            self.frames.skip(slot.row)
         if self._active[slot.row] and self._slots.get(slot.row) is slot:
             self._wanted_gains[slot.row] = 1.0
             self._stepper.release(slot.row)

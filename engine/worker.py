@@ -55,6 +55,8 @@ class WorkerEngine(TickEngine):
         self._link_of = np.full(rows.count, _NOWHERE)  # of each row; -1 while it moves
         self._calls = np.arange(rows.count, dtype=np.uint32)  # the number of each row's present call
         self._personas: dict[int, Persona] = {}
+        self._holding: set[int] = set()
+        """Rows whose calls stand still."""
         self._ticks = np.zeros(rows.count, np.int64)  # since each row's first frame
         self._missed = np.zeros(rows.count, np.int64)
         self._http: aiohttp.ClientSession | None = None
@@ -143,6 +145,7 @@ class WorkerEngine(TickEngine):
     def leave(self, slot: RowSlot) -> None:
         self._link_to(slot.row, lambda link, call: link.close(call))
         self._link_of[slot.row] = _NOWHERE
+        self._holding.discard(slot.row)
         super().leave(slot)
 
     def _link_to(self, row: int, say: Callable[[WorkerLink, int], None]) -> bool:
@@ -161,11 +164,18 @@ class WorkerEngine(TickEngine):
         return self._link_to(slot.row, lambda link, call: link.say(wire.Interrupt(call, unheard)))
 
     def hold(self, slot: RowSlot) -> bool:
-        """A worker's clock goes on: the agent is silenced instead."""
-        return self.interrupt(slot, None)
+        """Where its worker is too old for it, the agent is silenced instead."""
+        index = int(self._link_of[slot.row])
+        if index == _NOWHERE or not self.links[index].holds:
+            return self.interrupt(slot, None)
+        self._holding.add(slot.row)
+        self._link_to(slot.row, lambda link, call: link.say(wire.Hold(call)))
+        return super().hold(slot)
 
     def release(self, slot: RowSlot) -> None:
+        self._holding.discard(slot.row)
         self._link_to(slot.row, lambda link, call: link.say(wire.Release(call)))
+        super().release(slot)
 
     def inject(self, slot: RowSlot, text: str) -> bool:
         index = int(self._link_of[slot.row])
@@ -245,6 +255,8 @@ class WorkerEngine(TickEngine):
             return
         self.failovers += 1
         self._link_of[slot.row] = index
+        if slot.row in self._holding and self.links[index].holds:
+            self._link_to(slot.row, lambda link, call: link.say(wire.Hold(call)))
 
     # -- the tick thread's side ---------------------------------------------------------------------
 

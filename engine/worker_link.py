@@ -51,6 +51,7 @@ class WorkerLink:
         self.draining = False
         self.interrupts = True
         self.injects = False
+        self.holds = False
         self.engine = ""
         self.load = Capacity(slots=0, used=0)
         self.batches = 0
@@ -85,6 +86,7 @@ class WorkerLink:
             raise
         self._socket, self._unsent, self._silent_ticks = socket, asyncio.Queue(), 0
         self.engine, self.interrupts, self.injects = welcome.engine, welcome.interrupts, welcome.injects
+        self.holds = welcome.holds
         self.up = True
 
     async def _dial(self, http: aiohttp.ClientSession) -> aiohttp.ClientWebSocketResponse:

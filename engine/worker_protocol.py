@@ -125,6 +125,8 @@ class Welcome:
     """Whether its engine can be interrupted."""
     injects: bool = False
     """Whether words can be forced on it."""
+    holds: bool = False
+    """Whether it knows Hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +169,13 @@ class Ended:
 class Interrupt:
     call: int
     unheard_samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Gateway → worker: the call's time stands still until Release."""
+
+    call: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +228,7 @@ Control = (
     | Close
     | Ended
     | Interrupt
+    | Hold
     | Release
     | Inject
     | Load

@@ -103,7 +103,8 @@ class GatewayLink:
             raise wire.WorkerVersionError(greeting.version)
         engine = self._engine
         engine.follow(time.monotonic() + greeting.tick_in_ms / 1e3 + FOLLOW_S)
-        await self._send(wire.Welcome(wire.VERSION, engine.name, engine.can_interrupt, engine.can_inject))
+        able = (engine.can_interrupt, engine.can_inject)
+        await self._send(wire.Welcome(wire.VERSION, engine.name, *able, holds=True))
 
     # -- from the gateway ---------------------------------------------------------------------------
 
@@ -139,6 +140,9 @@ class GatewayLink:
                 if (held := self.calls.get(call)) is not None:
                     spoken = int(self._engine.rows.spoken_end[held.slot.row])
                     held.slot.interrupt(max(0, spoken - unheard))
+            case wire.Hold(call):
+                if (held := self.calls.get(call)) is not None:
+                    held.slot.hold()
             case wire.Release(call):
                 if (held := self.calls.get(call)) is not None:
                     held.slot.release()

@@ -68,6 +68,11 @@ class Call:
         self._ended_listeners: list[Callable[[Call], None]] = []
         self._event_listeners: list[Callable[[CallEvent], None]] = []
         self._agent_held = False
+        """The slot's time stands still, for one of the two reasons below."""
+        self._unheard = False
+        """The caller cannot hear yet: he is rung, or an announcement plays."""
+        self._away = False
+        """One side holds the call."""
         self._keys = KeyPad()
         self._orders = OrderReader()
 
@@ -89,15 +94,39 @@ class Call:
 
     def hold_agent(self) -> None:
         """The caller will not hear for a while: the agent keeps its first words until answered()."""
-        self._agent_held = self.slot.hold()
+        self._unheard = True
+        self._hold_or_release()
+
+    def park(self, away: bool) -> None:
+        """One side holds the call, or no more does. Meanwhile the agent does no work: it goes on afterwards
+        where it was, with all it remembers."""
+        self._away = away
+        self._hold_or_release()
+
+    @property
+    def parked(self) -> bool:
+        """The agent's time stands still, and will go on."""
+        return self._agent_held
+
+    def release_agent(self) -> None:
+        """After an interruption: let it speak again, unless it waits for other reasons."""
+        if not self._agent_held:
+            self.slot.release()
+
+    def _hold_or_release(self) -> None:
+        if self._unheard or self._away:
+            self._agent_held = self._agent_held or self.slot.hold()
+        elif self._agent_held:
+            self._agent_held = False
+            self.slot.release()
 
     def answered(self) -> None:
         """The caller can hear: the row's audio starts to flow to the engine and back. Idempotent."""
         if self.answered_at is None and not self.ended.is_set():
             self.answered_at = time.time()
             self.plane.start(self.row)
-            if self._agent_held:
-                self.slot.release()
+            self._unheard = False
+            self._hold_or_release()
             log.info("call %s answered", self.id)
             self._tell(StateChanged("answered"))
 

@@ -151,7 +151,7 @@ class CallControl:
         """Wait until the agent has been silent for PAUSE_S; SENTENCE_S at most."""
         deadline = time.monotonic() + SENTENCE_S
         while time.monotonic() < deadline and not call.ended.is_set():
-            if agent_silent(call.plane.rows, call.row):
+            if call.parked or agent_silent(call.plane.rows, call.row):
                 return
             await asyncio.sleep(LOOK_S)
 

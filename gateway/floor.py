@@ -99,7 +99,7 @@ class Floor:
     def _release(self, call: Call) -> None:
         if call.row in self._silenced:
             self._silenced.discard(call.row)
-            call.slot.release()
+            call.release_agent()
 
     def _admitted(self, call: Call) -> None:
         self.processing.set_policy(call.row, self.policies.get(call.persona.name, Policy.MODEL))

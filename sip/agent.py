@@ -178,11 +178,11 @@ class UserAgent:
             found.hang_up(now, reason)
 
     def hold(self, call: str, now: float) -> None:
-        """re-INVITE with sendonly; MediaChanged or ChangeRefused follows."""
+        """re-INVITE with sendonly; ChangeAccepted or ChangeRefused follows."""
         self._up(call).change.turn("sendonly", now)
 
     def resume(self, call: str, now: float) -> None:
-        """re-INVITE with sendrecv; MediaChanged or ChangeRefused follows."""
+        """re-INVITE with sendrecv; ChangeAccepted or ChangeRefused follows."""
         self._up(call).change.turn("sendrecv", now)
 
     def reinvite(self, call: str, media: LocalMedia, now: float) -> None:

@@ -10,7 +10,7 @@ from sip.alarms import Alarm
 from sip.bodies import sdp_of
 from sip.client import ClientRequest, acknowledge
 from sip.errors import PeerError
-from sip.events import ChangeRefused
+from sip.events import ChangeAccepted, ChangeRefused
 from sip.message import Request, Response
 from sip.sdp import AgreedMedia, Direction, LocalMedia, SdpError
 from sip.transaction import ServerTransaction
@@ -136,13 +136,11 @@ class MediaChange:
             self._wanted = local
             return
         offer = self.call.exchange.make_offer(local)
-        self._send("INVITE", local, now, (SDP_TYPE, offer))
+        self._send("INVITE", Reinvite(self, local, asked=True), now, (SDP_TYPE, offer))
 
-    def _send(
-        self, method: str, local: LocalMedia | None, now: float, body: tuple[str, bytes] | None = None
-    ) -> None:
+    def _send(self, method: str, user: Reinvite, now: float, body: tuple[str, bytes] | None = None) -> None:
         """A peer that says 100 and then nothing must not hold the change for ever."""
-        ours = self._ours = self.call.send(method, Reinvite(self, local), now, (), body)
+        ours = self._ours = self.call.send(method, user, now, (), body)
         self._patience = self.call.core.alarms.set(now + 64 * self.call.core.t1, ours.give_up)
 
     def turn(self, direction: Direction, now: float) -> None:
@@ -155,11 +153,11 @@ class MediaChange:
         if self._ours is not None or self.call.state != "up":
             return  # a change under way refreshes as well
         if "UPDATE" in self.call.peer_allows:
-            self._send("UPDATE", None, now)
+            self._send("UPDATE", Reinvite(self, None), now)
         elif not self._busy():
             exchange = self.call.exchange
             body = (SDP_TYPE, exchange.repeat_offer())
-            self._send("INVITE", exchange.local, now, body)
+            self._send("INVITE", Reinvite(self, exchange.local), now, body)
 
     def over(self, now: float) -> None:
         """Our request has its final answer."""
@@ -199,9 +197,12 @@ class MediaChange:
 
 
 class Reinvite:
-    """The user of one re-INVITE or UPDATE of ours; `local` is None for a refresh without an offer."""
+    """The user of one re-INVITE or UPDATE of ours; `local` is None for a refresh without an offer.
 
-    def __init__(self, change: MediaChange, local: LocalMedia | None) -> None:
+    `asked`: the owner wanted it, and is told how it went."""
+
+    def __init__(self, change: MediaChange, local: LocalMedia | None, asked: bool = False) -> None:
+        self._asked = asked
         self._change = change
         self._call = change.call
         self._local = local
@@ -244,6 +245,8 @@ class Reinvite:
             self._refused(error.code, str(error))
             return
         call.media_now(before)
+        if self._asked:
+            call.core.emit(ChangeAccepted(call.id))
 
     def _on_error(self, response: Response, now: float) -> None:
         call = self._call

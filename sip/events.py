@@ -143,6 +143,13 @@ class CallResumed:
 
 
 @dataclass(frozen=True, slots=True)
+class ChangeAccepted:
+    """Our hold(), resume() or reinvite() has its answer; what it changed, if anything, was told before."""
+
+    call: str
+
+
+@dataclass(frozen=True, slots=True)
 class ChangeRefused:
     """Our hold(), resume() or reinvite() was refused; the call goes on as it was (RFC 3261 §14.1)."""
 
@@ -249,6 +256,7 @@ Event = (
     | MediaChanged
     | CallHeld
     | CallResumed
+    | ChangeAccepted
     | ChangeRefused
     | DtmfReceived
     | TransferRequested

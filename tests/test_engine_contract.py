@@ -338,18 +338,20 @@ async def test_a_held_agent_begins_after_its_release_as_it_would_have_before(rig
     slot = await rig.engine.open(Persona(seed=3))
     can = slot.hold()
     assert can is not isinstance(rig.engine, ChatEngine)
-    if isinstance(rig.engine, ChatEngine | WorkerEngine):
+    if isinstance(rig.engine, ChatEngine):
         slot.release()
-        return  # whose clocks are elsewhere
+        return  # whose clock is elsewhere
     for _ in range(5):
         await rig.tick(0)
-    assert await rig.frames(slot) == [] and slot.counters.missed_ticks == 0
+    early = await rig.frames(slot)
+    # A worker may have ticked before it heard of it.
+    assert len(early) <= isinstance(rig.engine, WorkerEngine) and slot.counters.missed_ticks == 0
     slot.release()
     for _ in range(12):
         await rig.tick(0)
     other = await rig.engine.open(Persona(seed=3))
     for _ in range(12):
         await rig.tick(0)
-    first, second = await rig.frames(slot), await rig.frames(other)
+    first, second = early + await rig.frames(slot), await rig.frames(other)
     assert [frame.index for frame in first[:10]] == list(range(10)) and len(second) >= 10
     assert all(np.allclose(a.pcm, b.pcm, atol=1e-4) for a, b in zip(first[:10], second, strict=False))

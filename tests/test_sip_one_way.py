@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gateway.legs.sip_leg import rtp_media
+from gateway.legs.sip_leg import SipLeg, rtp_media
 from sip.sdp import LocalMedia, answer
 from tests.phone import Phone, speech
-from tests.sip_house import House, ack, answered_call, open_house, reinvite
-from tests.sip_wire import OFFER, request
+from tests.sip_house import CONTACT, House, ack, answered_call, asked, open_house, reinvite
+from tests.sip_wire import OFFER, request, respond
 
 WHERE = b"c=IN IP4 198.51.100.20"
 OURS = LocalMedia("192.0.2.1", 4000)
@@ -118,3 +118,85 @@ def test_nothing_is_sent_where_a_name_would_have_to_be_looked_up(
     media = rtp_media(agreed, 7)
     assert media.remote == ((host, port) if sendable else None)
     assert media.rtcp_remote == ((host, port + 1) if sendable else None)
+
+
+async def test_a_held_agent_does_no_work_and_goes_on_where_it_was(house: House) -> None:
+    call, answered = await answered_call(house)
+    phone = Phone(speech())
+    talk(house, phone)
+    house.phone_says(reinvite(answered, OFFER + b"a=sendonly\r\n", cseq=2))
+    await house.settle()
+    before = call.slot.counters
+    talk(house, phone)
+    call.release_agent()  # as when an interruption from before the hold has ended
+    talk(house, phone)
+    assert call.parked and call.slot.counters == before and before.frames >= 12
+    house.phone_says(reinvite(answered, OFFER, cseq=3))
+    await house.settle()
+    phone.sent = 0
+    assert talk(house, phone) > 0.05 and not call.parked
+    after = call.slot.counters
+    assert 12 <= after.frames - before.frames <= 16
+    assert (after.missed_ticks, after.dropped_samples) == (0, before.dropped_samples)
+    phone.sock.close()
+
+
+async def test_the_agent_of_a_call_that_both_sides_hold_waits_for_both(house: House) -> None:
+    call, answered = await answered_call(house)
+    assert isinstance(call.leg, SipLeg)
+    doing, sent = await asked(house, call.leg.hold(call), "INVITE")
+    theirs = OFFER + b"a=inactive\r\n"
+    house.phone_says(respond(sent, 200, tag="caller", body=theirs, extra=CONTACT))
+    await doing
+    assert call.parked
+    doing, sent = await asked(house, call.leg.resume(call), "INVITE")
+    house.phone_says(respond(sent, 200, tag="caller", body=OFFER + b"a=sendonly\r\n", extra=CONTACT))
+    await doing
+    assert call.parked, "he still holds us"
+    house.phone_says(reinvite(answered, OFFER, cseq=2))
+    await house.settle()
+    assert not call.parked
+
+
+async def test_we_hold_a_caller_who_holds_us_already_although_it_changes_nothing(house: House) -> None:
+    call, answered = await answered_call(house)
+    assert isinstance(call.leg, SipLeg)
+    theirs = OFFER + b"a=inactive\r\n"
+    house.phone_says(reinvite(answered, theirs, cseq=2))
+    await house.settle()
+    doing, sent = await asked(house, call.leg.hold(call), "INVITE")
+    house.phone_says(respond(sent, 200, tag="caller", body=theirs, extra=CONTACT))
+    await doing
+    assert call.leg.held_by_us and call.parked
+
+
+async def test_a_caller_who_holds_us_while_he_is_transferred_is_not_taken_for_transferred(
+    house: House,
+) -> None:
+    call, answered = await answered_call(house)
+    assert isinstance(call.leg, SipLeg)
+    doing, sent = await asked(house, call.leg.transfer("sip:desk@198.51.100.30"), "REFER")
+    house.phone_says(respond(sent, 202, tag="caller"))
+    house.phone_says(reinvite(answered, OFFER.replace(b"50000", b"50002"), cseq=2))
+    await house.settle()
+    assert not doing.done()
+    doing.cancel()
+
+
+async def test_a_greeting_waits_for_a_caller_who_holds_us_from_the_first() -> None:
+    async with open_house(greeting=True) as house:
+        house.phone_says(request(body=OFFER + b"a=sendonly\r\n"))
+        await house.settle()
+        answered = house.final()
+        house.phone_says(ack(answered))
+        await house.settle()
+        (call,) = house.switchboard.calls.values()
+        phone = Phone(speech())
+        talk(house, phone)
+        spoken = call.slot.counters.frames
+        assert call.answered_at is not None and spoken <= 2, "nothing beyond what came before the answer"
+        house.phone_says(reinvite(answered, OFFER, cseq=2))
+        await house.settle()
+        talk(house, phone)
+        assert call.slot.counters.frames >= spoken + 12
+        phone.sock.close()

@@ -13,7 +13,7 @@ from gateway.call import Call
 from gateway.call_events import StateChanged
 from gateway.media.messages import Direction, RtpMedia, SrtpKeys
 from sip.agent import CallStateError, UserAgent
-from sip.events import CallEnded, ChangeRefused, Event, MediaChanged, TransferFailed, TransferSucceeded
+from sip.events import CallEnded, ChangeAccepted, ChangeRefused, Event, TransferFailed, TransferSucceeded
 from sip.sdp import AgreedMedia
 
 _UNQUOTED = re.compile(r'[\x00-\x1f\x7f"\\]')
@@ -24,6 +24,10 @@ ANSWER_S = 32.0
 """How long a re-INVITE's outcome is waited for (RFC 3261 timer B)."""
 TRANSFER_S = 200.0
 """How long a transfer's outcome is waited for: the target may ring for three minutes."""
+
+
+TURNED: tuple[type[Event], ...] = (ChangeAccepted, ChangeRefused, CallEnded)
+REFERRED: tuple[type[Event], ...] = (TransferSucceeded, TransferFailed, CallEnded)
 
 
 class ControlFailed(Exception):
@@ -57,6 +61,7 @@ class SipLeg:
         self.ssrc = secrets.randbits(32)
         self.agreed: AgreedMedia | None = None
         self._waiting: asyncio.Future[Event] | None = None
+        self._awaited: tuple[type[Event], ...] = ()
 
     async def hang_up(self, reason: str) -> None:
         """BYE, or CANCEL, or a final answer: what the dialog's state asks for. Never raises."""
@@ -103,13 +108,12 @@ class SipLeg:
         if isinstance(event, CallEnded):
             self.over = True
         waiting = self._waiting
-        awaited = MediaChanged | ChangeRefused | TransferSucceeded | TransferFailed | CallEnded
-        if waiting is not None and not waiting.done() and isinstance(event, awaited):
+        if waiting is not None and not waiting.done() and isinstance(event, self._awaited):
             waiting.set_result(event)
 
     async def _turn(self, call: Call, held: bool) -> None:
         turn = self.agent.hold if held else self.agent.resume
-        outcome = await self._ask(lambda: turn(self.dialog, self.now()), ANSWER_S)
+        outcome = await self._ask(lambda: turn(self.dialog, self.now()), TURNED, ANSWER_S)
         if isinstance(outcome, ChangeRefused):
             raise ControlFailed(outcome.code, outcome.reason)
         if isinstance(outcome, CallEnded):
@@ -128,18 +132,22 @@ class SipLeg:
         call.plane.mute(call.row, self.held_by_us or apart)
         # Who holds us may play music; it is not the caller's voice.
         call.plane.deafen(call.row, self.held or apart)
+        call.park(self.held)
 
     async def _refer(self, ask: Callable[[], None]) -> None:
-        outcome = await self._ask(ask, TRANSFER_S)
+        outcome = await self._ask(ask, REFERRED, TRANSFER_S)
         if isinstance(outcome, TransferFailed):
             raise ControlFailed(outcome.code, outcome.reason)
         if isinstance(outcome, CallEnded):
             raise ControlFailed(outcome.code, "the caller hung up")
 
-    async def _ask(self, act: Callable[[], object], within_s: float) -> Event:
+    async def _ask(
+        self, act: Callable[[], object], awaited: tuple[type[Event], ...], within_s: float
+    ) -> Event:
+        """What comes of it. The caller may change his media meanwhile: only the `awaited` tell."""
         if self._waiting is not None:
             raise ControlFailed(491, "another request of ours is under way")
-        self._waiting = asyncio.get_running_loop().create_future()
+        self._waiting, self._awaited = asyncio.get_running_loop().create_future(), awaited
         try:
             self._act(act)
             return await asyncio.wait_for(self._waiting, within_s)
