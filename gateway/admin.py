@@ -7,7 +7,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import math
-from json import JSONDecodeError
 from typing import Any
 
 from aiohttp import web
@@ -20,6 +19,7 @@ from gateway.caps import BadNumber, Capped
 from gateway.control import CallControl, CannotControl, UnknownCall
 from gateway.dial import CannotDial
 from gateway.event_stream import stream_feed
+from gateway.json_body import NotJson, read_json
 from gateway.legs.sip_leg import ControlFailed
 from gateway.switchboard import Refused
 
@@ -171,9 +171,9 @@ async def _body(request: web.Request, fields: Fields) -> Body:
         raise BadBody("the body must be application/json")
     else:
         try:
-            body = await request.json()
-        except (JSONDecodeError, UnicodeDecodeError, LookupError, RecursionError):
-            raise BadBody("the body is not JSON") from None
+            body = await read_json(request)
+        except NotJson as error:
+            raise BadBody(str(error)) from None
     if not isinstance(body, dict):
         raise BadBody("the body must be a JSON object")
     if unknown := sorted(body.keys() - fields.keys()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 from aiohttp import web
@@ -10,6 +11,7 @@ from gateway.admin import create_admin
 from gateway.admin_feed import AdminFeeds
 from gateway.config_phone import AdminSettings
 from gateway.control import CallControl
+from gateway.door import Door
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +28,9 @@ class AdminServer:
             raise ValueError("the operators' API needs a key")
         self.settings = settings
         self.application = create_admin(control, AdminFeeds(control.switchboard), key)
+        self.door = Door()
+        self.application.middlewares.append(self.door.middleware)
+        self._sweeping: asyncio.Task[None] | None = None
         self._runner: web.AppRunner | None = None
 
     @property
@@ -45,9 +50,13 @@ class AdminServer:
         except OSError:
             await self._runner.cleanup()
             raise
+        assert self._runner.server is not None
+        self._sweeping = asyncio.create_task(self.door.run(self._runner.server), name="admin door")
         log.info("the operators' API listens on %s port %d", self.settings.host, self.port)
 
     async def stop(self) -> None:
         """Idempotent."""
+        if self._sweeping is not None:
+            self._sweeping.cancel()
         if self._runner is not None:
             await self._runner.cleanup()

@@ -8,6 +8,7 @@ import errno
 import gc
 import logging
 import random
+import resource
 import signal
 import ssl
 import sys
@@ -51,6 +52,8 @@ SLOT_EVENTS_S = 0.08
 SWITCH_S = 0.0005
 """How soon a busy thread lets another run. Python's own 5 ms, spent at every lock, would delay packets."""
 FAILED = 1
+FILES = 65_536
+"""Open files we may have, where the system lets us."""
 SPARE_DIALOGS = 200
 """Dialogs beyond the slots: callers being refused and calls being torn down."""
 
@@ -86,6 +89,7 @@ class App:
     async def start(self) -> None:
         """Take the ports, load the engine, let callers in. Raises CannotListen, EngineError, MediaError."""
         loop = asyncio.get_running_loop()
+        _allow_files()
         self.media.plane.on_events = lambda: _wake(loop, self.switchboard.deliver_media_events)
         self.agent.refuse_new_calls(True)
         await self._open_sip()
@@ -268,6 +272,14 @@ async def _serve(settings: Settings) -> int:
         # SIGTERM lets calls finish; Ctrl-C hangs up on them politely and goes.
         await app.stop(settings.limits.drain_s if stopping.signal == signal.SIGTERM else 0.0)
     return INTERRUPTED if stopping.interrupted else 0
+
+
+def _allow_files() -> None:
+    """A call has two sockets and a page two connections: the usual 1,024 files are few."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _wake(loop: asyncio.AbstractEventLoop, what: Callable[[], None]) -> None:

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from gateway import page
 from gateway.config import HttpSettings
+from gateway.door import Door
 from gateway.legs.webrtc import IceServer, WebRtcLine, WebRtcSettings
 from gateway.metrics import GatewayMetrics
 from gateway.routes import HttpRules, create_http
@@ -37,8 +38,10 @@ class HttpServer:
         self.application = create_http(
             switchboard, self.line, rules, page.Page(page.folder()), self.not_ready, self.metrics.registry
         )
+        self.door = Door()
+        self.application.middlewares.append(self.door.middleware)
         self._runner: web.AppRunner | None = None
-        self._measuring: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def port(self) -> int:
@@ -67,13 +70,17 @@ class HttpServer:
             await self._runner.cleanup()
             raise
         await self.line.start()
-        self._measuring = asyncio.create_task(self.metrics.lag.run(), name="event loop lag")
+        assert self._runner.server is not None
+        self._tasks = [
+            asyncio.create_task(self.metrics.lag.run(), name="event loop lag"),
+            asyncio.create_task(self.door.run(self._runner.server), name="http door"),
+        ]
 
     async def stop(self) -> None:
         """Stop listening and close every connection. Idempotent."""
-        if self._measuring is not None:
-            self._measuring.cancel()
-            await asyncio.gather(self._measuring, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.line.stop()
         if self._runner is not None:
             await self._runner.cleanup()

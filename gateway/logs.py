@@ -41,7 +41,14 @@ def configure(settings: LogSettings) -> None:
     root.setLevel(settings.level.upper())
     for name, level in _QUIET.items():
         logging.getLogger(name).setLevel(max(level, root.level))
+    logging.getLogger("aiohttp.server").addFilter(_not_a_peers_bytes)
     logging.captureWarnings(True)
+
+
+def _not_a_peers_bytes(record: logging.LogRecord) -> bool:
+    """What is no HTTP was answered 400; aiohttp would log it with the peer's own bytes, once a request."""
+    kind = record.exc_info[0] if record.exc_info else None
+    return kind is None or all(base.__name__ != "HttpProcessingError" for base in kind.__mro__)
 
 
 class TextLines(logging.Formatter):

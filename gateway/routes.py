@@ -7,8 +7,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from json import JSONDecodeError
-from typing import Any
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -16,6 +14,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from gateway.event_stream import stream_feed
+from gateway.json_body import NotJson, read_json
 from gateway.legs.webrtc import IceServer, WebRtcLine
 from gateway.legs.webrtc_sdp import BadOffer
 from gateway.origins import add_headers, origin_guard
@@ -109,11 +108,11 @@ async def _read_offer(request: web.Request) -> tuple[str, str | None] | web.Resp
     if request.content_type != "application/json":
         return _refusal(415, "the body must be application/json")
     try:
-        body: Any = await request.json()
+        body = await read_json(request)
     except web.HTTPRequestEntityTooLarge:
         return _refusal(413, "the body is too large")
-    except (JSONDecodeError, UnicodeDecodeError, LookupError, RecursionError):
-        return _refusal(400, "the body is not JSON")
+    except NotJson as error:
+        return _refusal(400, str(error))
     if not isinstance(body, dict) or not isinstance(body.get("sdp"), str) or body.get("type") != "offer":
         return _refusal(400, 'the body must be {"sdp": text, "type": "offer"}')
     persona = body.get("persona")
