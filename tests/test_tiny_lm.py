@@ -23,6 +23,7 @@ from train import receptionist as script
 from train.dialogue import (
     EPAD,
     HANGUP_AFTER,
+    HANGUP_LATE,
     PAD,
     SETTLES,
     YIELD_AFTER,
@@ -163,6 +164,18 @@ def test_a_goodbye_ends_the_call_only_if_nobody_speaks_before_the_line_is_droppe
             assert hung_up != voice
             ended, objected = ended + hung_up, objected + (not hung_up)
     assert ended > 10 and objected > 3
+
+
+def test_hanging_up_is_asked_for_until_she_has_done_it_and_never_again() -> None:
+    late = 0
+    for seed in range(300):
+        call = Scriptwriter(strings(), seed).call(400)
+        asked, done = np.flatnonzero(call.text == 11), np.flatnonzero(call.past_text == 11)
+        if len(asked) > 1:
+            late += 1
+            assert (np.diff(asked) == 1).all() and done.tolist() == [asked[-1]]
+            assert len(asked) <= HANGUP_LATE + 1 and not (call.caller[asked] == 2).any()
+    assert late > 10
 
 
 def test_the_answer_follows_the_meaning_and_not_the_words() -> None:

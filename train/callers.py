@@ -17,6 +17,7 @@ from torch import Tensor
 from train import receptionist as script
 from train import sounds
 from train.data import AgentStore, CallerStore, Utterance
+from train.loop import here
 from train.voices import phones
 
 HOP = 640
@@ -55,7 +56,7 @@ class Callers:
         sizes = [len(group) for group in self.by_intent]
         self.weights = [0.5 + 0.5 * size * len(sizes) / sum(sizes) for size in sizes]
         self.weights[-1] = 0.18 * sum(self.weights[:-1])
-        self.agent = torch.from_numpy(agent.samples[::3].copy()) if agent else torch.zeros(RATE_MIN)
+        self.agent = here(agent.samples[::3]) if agent else torch.zeros(RATE_MIN)
 
     def __iter__(self) -> Iterator[Batch]:
         while True:
@@ -67,9 +68,7 @@ class Callers:
 
     def batch(self, group: list[Utterance]) -> Batch:
         rng = self.rng
-        voices = [
-            sounds.moved(torch.from_numpy(self.store.pcm(said)), rng.uniform(0.9, 1.12)) for said in group
-        ]
+        voices = [sounds.moved(here(self.store.pcm(said)), rng.uniform(0.9, 1.12)) for said in group]
         starts = [rng.randint(800, 5_000) for _ in voices]
         ends = [start + len(voice) for start, voice in zip(starts, voices, strict=True)]
         frames = -(-(max(ends) + rng.randint(3, 8) * HOP) // HOP)
@@ -117,31 +116,31 @@ def vocabulary(utterances: list[Utterance]) -> dict[str, int]:
 
 def word_frames(batch: Batch, words: dict[str, int]) -> Tensor:
     """(B, frames): the word spoken WORD_DELAY frames ago, places by letters; 0 where nobody spoke."""
-    labels = torch.zeros(len(batch.said), batch.frames, dtype=torch.int64)
+    labels = torch.zeros(len(batch.said), batch.frames, dtype=torch.int64, device="cpu")
     for row, said in enumerate(batch.said):
         if said is None:
             continue
         spoken = said.words.split()
-        edges = torch.tensor([0.0, *(len(word) + 1.5 for word in spoken)]).cumsum(0)
+        edges = torch.tensor([0.0, *(len(word) + 1.5 for word in spoken)], device="cpu").cumsum(0)
         edges = batch.starts[row] + (batch.ends[row] - batch.starts[row]) * edges / edges[-1]
         places = (edges / HOP).int() + WORD_DELAY
         for i, word in enumerate(spoken):
             labels[row, places[i] : max(int(places[i + 1]), int(places[i]) + 1)] = words.get(word, 0)
-    return labels
+    return labels.to(batch.pcm.device)
 
 
 def meaning_labels(batch: Batch, fresh: Tensor) -> Tensor:
     """(B, frames): 0 where nobody spoke yet in a fresh call, 1 + intent when an answer is chosen, else -1."""
-    labels = torch.full((len(batch.said), batch.frames), -1)
-    for row, said in enumerate(batch.said):
+    labels = torch.full((len(batch.said), batch.frames), -1, device="cpu")
+    for row, (said, new) in enumerate(zip(batch.said, fresh.tolist(), strict=True)):
         if said is None:
-            labels[row] = 0 if fresh[row] else -1
+            labels[row] = 0 if new else -1
             continue
-        if fresh[row]:
+        if new:
             labels[row, : batch.starts[row] // HOP] = 0
         last = (batch.ends[row] - HOP // 6) // HOP
         labels[row, last + 1 : last + 9] = 1 + said.intent
-    return labels
+    return labels.to(batch.pcm.device)
 
 
 class Lexicon:

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from engine.model.tiny_codec import DELAY, FRAME, TinyNet, log_mel, mel_bank, nearest
 from train.data import AgentStore
-from train.loop import Loop, log, prepare
+from train.loop import Loop, adamw, device_option, halves, here, log, prepare
 from train.rvq import RvqTrainer
 
 FRAMES = 26
@@ -106,7 +106,7 @@ class AgentExcerpts:
         self.rng = random.Random(seed)
         lines = [store.pcm(line) for line in store.lines.values()]
         others = [store.samples[at : at + length] for at, length in store.others]
-        self.lines, self.others = ([torch.from_numpy(x.copy()) for x in group] for group in (lines, others))
+        self.lines, self.others = ([here(x) for x in group] for group in (lines, others))
 
     def batch(self) -> Tensor:
         return torch.stack([self._excerpt() for _ in range(BATCH)])
@@ -150,7 +150,7 @@ def train_acoustic(state: Path, minutes: float, seed: int = 1) -> None:
     loop = Loop(
         state / "acoustic.pt",
         stage,
-        torch.optim.AdamW(learnt, betas=(0.8, 0.99), weight_decay=1e-3),
+        adamw(learnt, (0.8, 0.99), 1e-3),
         minutes,
         1.5e-3,
     )
@@ -198,7 +198,7 @@ class CodedLines:
     def _coded(self, net: TinyNet, pcm: NDArray[np.float32]) -> tuple[Tensor, Tensor]:
         frames = max(math.ceil(len(pcm) / FRAME) + 3, FRAMES)
         samples = torch.zeros(1, (LEAD + frames) * FRAME)
-        samples[0, LEAD * FRAME : LEAD * FRAME + len(pcm)] = torch.from_numpy(pcm.copy())
+        samples[0, LEAD * FRAME : LEAD * FRAME + len(pcm)] = here(pcm)
         vectors = spoken_vectors(net, samples)
         return vectors[0, LEAD - CONTEXT :], samples[0, (LEAD - CONTEXT) * FRAME :]
 
@@ -223,12 +223,13 @@ def train_decoder(state: Path, minutes: float, seed: int = 2) -> None:
     """Refine the decoder on the codes the language model will give."""
     net = load_acoustic(state)
     loss, envelopes, lines = SpectralLoss(), EnvelopeLoss(), CodedLines(net, AgentStore(state), seed)
-    optimiser = torch.optim.AdamW(net.decoder.parameters(), betas=(0.8, 0.99), weight_decay=1e-3)
-    loop = Loop(state / "decoder.pt", net.decoder, optimiser, minutes, 1e-3)
+    loop = Loop(
+        state / "decoder.pt", net.decoder, adamw(net.decoder.parameters(), (0.8, 0.99), 1e-3), minutes, 1e-3
+    )
     heard = slice(CONTEXT * FRAME, None)
     while loop.running:
         vectors, samples = lines.batch()
-        with torch.autocast("cpu", torch.bfloat16):
+        with halves():
             made, wanted = net.decoder(vectors)[:, heard], samples[:, heard]
         loop.step(
             {
@@ -250,8 +251,9 @@ def main() -> None:
         "--codec", type=Path, help="TinyNet state dict for --stage decoder (default STATE/codec.pt)"
     )
     parser.add_argument("--minutes", type=float, default=15.0)
+    device_option(parser)
     chosen = parser.parse_args()
-    prepare(1)
+    prepare(1, chosen.device)
     if chosen.stage == "acoustic":
         train_acoustic(chosen.state, chosen.minutes)
     else:

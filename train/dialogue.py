@@ -30,6 +30,8 @@ SETTLES = 3
 """Frames after the caller's last within which the meaning has settled."""
 HANGUP_AFTER = 14
 """Frames of silence after the goodbye in which the caller may object; then the call ends."""
+HANGUP_LATE = 12
+"""Frames by which she may miss that moment: until she has hung up, every one of them is the moment."""
 GARBLED = 0.08
 """Share of utterances made incomprehensible: as the codec may mean anything by them, they change nothing."""
 UNLABELLED = -1
@@ -153,7 +155,7 @@ class Scriptwriter:
             hangs_up = name in script.EVENTS and cut is None and begins >= self._event_at(name, end)
             self._say(call, name, at, cut, echo)
             if hangs_up:
-                self._event(call, name, end)
+                self._event(call, name, end, begins)
                 return call
             if name in script.AWAITED and begins > end + STILL_THERE_AFTER + 30:
                 self._say(call, script.STILL_THERE, end + STILL_THERE_AFTER, None, echo)
@@ -167,11 +169,20 @@ class Scriptwriter:
         """When the event of a line that ends at `end` is due, if nobody speaks until then."""
         return end + (HANGUP_AFTER if script.EVENTS[name] == script.HANGUP_TOKEN else 0)
 
-    def _event(self, call: Call, name: str, end: int) -> None:
-        at, token = self._event_at(name, end), self.strings.lines[name].event
-        if at < len(call.text) and token is not None:
-            call.text[at] = call.past_text[at] = token
-            call.worth[at - 1 : at + 2] = True
+    def _event(self, call: Call, name: str, end: int, begins: int) -> None:
+        """The event of a line, once; hanging up sometimes late, and asked for in every frame until then.
+
+        How long a silence was is never sure to a frame: asked for in one alone, none is likely enough.
+        """
+        due, token = self._event_at(name, end), self.strings.lines[name].event
+        late = 0
+        if script.EVENTS[name] == script.HANGUP_TOKEN and self.rng.random() < 0.6:
+            late = min(self.rng.randint(1, HANGUP_LATE), max(0, begins - due - 1))
+        if due >= len(call.text) or token is None:
+            return
+        call.text[due : due + late + 1] = token
+        call.past_text[min(due + late, len(call.text) - 1)] = token
+        call.worth[due - 1 : due + late + 2] = True
 
     def _caller_begins(self, at: int, end: int, name: str) -> int:
         draw = self.rng.random()

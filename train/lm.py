@@ -24,7 +24,7 @@ from engine.model.tiny_codec import TinyNet
 from train import receptionist as script
 from train.data import AgentStore, CallerStore, agent_texts
 from train.dialogue import EPAD, PAD, Call, Scriptwriter
-from train.loop import Loop, log, prepare
+from train.loop import Loop, adamw, device_option, halves, here, log, prepare
 from train.semantic import CONFIG
 from train.strings import Ear, StringMaker, write_tokenizer
 from train.transformer import TrainedLM
@@ -78,7 +78,7 @@ class Calls:
     def of(cls, calls: list[Call], starts: list[int], frames: int) -> Calls:
         def cut(name: str) -> Tensor:
             parts = [getattr(call, name)[at : at + frames] for call, at in zip(calls, starts, strict=True)]
-            stacked = torch.from_numpy(np.stack(parts))
+            stacked = here(np.stack(parts))
             return stacked if stacked.dtype == torch.bool else stacked.long()
 
         pairs = list(zip(calls, starts, strict=True))
@@ -87,7 +87,7 @@ class Calls:
             cut("learn"), cut("intent"), cut("speaking"), cut("worth"),
             torch.tensor([at == 0 for at in starts]),
             torch.tensor([int(call.past_text[max(0, at - 1)]) for call, at in pairs]),
-            torch.tensor(np.stack([call.past_agent[max(0, at - 1)] for call, at in pairs])).long(),
+            here(np.stack([call.past_agent[max(0, at - 1)] for call, at in pairs])).long(),
         )  # fmt: skip
 
     def inputs(self, config: LMConfig) -> tuple[Tensor, Tensor]:
@@ -196,7 +196,7 @@ def batch(writer: Scriptwriter, rows: int) -> Calls:
 
 def load_codec(path: Path) -> TinyNet:
     net = TinyNet(CONFIG)
-    net.load_state_dict(torch.load(path, weights_only=True))
+    net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     return net
 
 
@@ -217,15 +217,14 @@ def train(state: Path, codec: Path, minutes: float, rows: int, utterances: int, 
     held_out = batch(Scriptwriter(checker.fill(900, 12, 20, 2), 2), 24)
     stage = LmStage(tiny_config(len(tokens)), net)
     learnt = [p for name, p in stage.named_parameters() if not _zero_table(name)]
-    optimiser = torch.optim.AdamW(learnt, betas=(0.9, 0.95), weight_decay=0.03)
-    loop = Loop(state / "lm.pt", stage, optimiser, minutes, rate, clip=1.0)
+    loop = Loop(state / "lm.pt", stage, adamw(learnt, (0.9, 0.95), 0.03), minutes, rate, clip=1.0)
     writer.rng.seed(loop.steps + 1)
     log.info("ready: %d frames of calls a step", rows * FRAMES)
     while loop.running:
         if loop.steps % 3 == 0:
             maker.hear()
         calls = batch(writer, rows)
-        with torch.autocast("cpu", torch.bfloat16):
+        with halves():
             parts = losses(stage, calls, 0.2)
         loop.step({name: part.float() for name, part in parts.items()})
         if loop.steps % 50 == 0 or loop.steps == 5:
@@ -248,8 +247,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=12)
     parser.add_argument("--utterances", type=int, default=12_000)
     parser.add_argument("--rate", type=float, default=2.5e-3, help="half of it after train.start")
+    device_option(parser)
     chosen = parser.parse_args()
-    prepare(3)
+    prepare(3, chosen.device)
     train(
         chosen.state,
         chosen.codec or chosen.state / "codec.pt",

@@ -26,7 +26,7 @@ from train import receptionist as script
 from train import sounds
 from train.callers import HOP, Batch, Callers, Lexicon, meaning_labels, set_aside, word_frames
 from train.data import AgentStore, CallerStore, Utterance
-from train.loop import Loop, log, prepare
+from train.loop import Loop, adamw, device_option, halves, here, log, prepare
 from train.rvq import RvqTrainer
 
 CONFIG = TinyCodecConfig(meanings=len(script.INTENTS))
@@ -157,7 +157,7 @@ class Memory:
         return torch.where(fresh[:, None], torch.zeros(()), old)[None], fresh
 
     def keep(self, last: Tensor) -> None:
-        self.states[torch.randint(0, len(self.states), (len(last),))] = last.detach()
+        self.states[torch.randint(0, len(self.states), (len(last),))] = last.detach().float()
 
 
 def frame_loss(frame_words: Tensor, batch: Batch, lexicon: Lexicon) -> Tensor:
@@ -245,20 +245,19 @@ def trials(
 ) -> list[Trial]:
     """Utterances in noise or over a telephone `line`; what is thought `after` frames past their last."""
     stage.eval()
-    generator = torch.random.get_rng_state()
-    torch.manual_seed(5)
     found: list[Trial] = []
     ordered = sorted(utterances, key=lambda said: said.length)
-    for at in range(0, len(ordered), 48):
-        group = ordered[at : at + 48]
-        pcm = torch.zeros(len(group), (-(-max(said.length for said in group) // HOP) + 11) * HOP)
-        for row, said in enumerate(group):
-            pcm[row, 2_400 : 2_400 + said.length] = torch.from_numpy(store.pcm(said))
-        pcm = sounds.phone_line(pcm, line) if line else pcm + 0.008 * torch.randn_like(pcm)
-        last = torch.tensor([(2_400 + said.length - HOP // 6) // HOP + after for said in group])
-        sure = stage.meant(pcm)[torch.arange(len(group)), last].softmax(-1)
-        found += zip(group, sure, strict=True)
-    torch.random.set_rng_state(generator)
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        for at in range(0, len(ordered), 48):
+            group = ordered[at : at + 48]
+            pcm = torch.zeros(len(group), (-(-max(said.length for said in group) // HOP) + 11) * HOP)
+            for row, said in enumerate(group):
+                pcm[row, 2_400 : 2_400 + said.length] = here(store.pcm(said))
+            pcm = sounds.phone_line(pcm, line) if line else pcm + 0.008 * torch.randn_like(pcm)
+            last = torch.tensor([(2_400 + said.length - HOP // 6) // HOP + after for said in group])
+            sure = stage.meant(pcm)[torch.arange(len(group)), last].softmax(-1).cpu()
+            found += zip(group, sure, strict=True)
     stage.train()
     return found
 
@@ -280,7 +279,7 @@ def train(state: Path, minutes: float, rows: int, check_every: int, keep_book: b
     loop = Loop(
         state / "semantic.pt",
         stage,
-        torch.optim.AdamW(learnt, betas=(0.9, 0.98), weight_decay=0.02),
+        adamw(learnt, (0.9, 0.98), 0.02),
         minutes,
         2e-3 if keep_book else 2.5e-3,
     )
@@ -293,7 +292,7 @@ def train(state: Path, minutes: float, rows: int, check_every: int, keep_book: b
         continuous = min(1.0, max(0.0, 1 - (loop.done - QUANTISED_FROM) / 0.15))
         if continuous == 1 and not keep_book:
             stage.rvq.started.zero_()
-        with torch.autocast("cpu", torch.bfloat16):  # a step takes two thirds of the time
+        with halves():
             parts, features, mel = losses(stage, batch, lexicon, memory)
             if keep_book:
                 parts |= held(stage, features, mel)
@@ -315,8 +314,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--check-every", type=int, default=500)
     parser.add_argument("--keep-book", action="store_true", help="after train.start: codebook 1 stays")
+    device_option(parser)
     chosen = parser.parse_args()
-    prepare(2)
+    prepare(2, chosen.device)
     train(chosen.state, chosen.minutes, chosen.rows, chosen.check_every, chosen.keep_book)
 
 

@@ -18,6 +18,7 @@ from train import sounds
 from train.callers import HOP, Callers
 from train.data import AgentStore, CallerStore, Line
 from train.dialogue import EPAD, PAD, AgentLine, Codes, Heard, Strings
+from train.loop import here
 from train.semantic import Features
 
 LEAD_FRAMES = 25
@@ -53,7 +54,7 @@ class Ear:
     def caller(self, pcm: Tensor) -> Codes:
         """(B, n * 640) at 8 kHz -> codebook 1 (B, n)."""
         vectors = self.net.semantic(self.features(pcm))
-        return nearest(vectors, self.net.codebook[0]).numpy().astype(np.int16)
+        return nearest(vectors, self.net.codebook[0]).cpu().numpy().astype(np.int16)
 
     @torch.no_grad()
     def agent(self, pcm: Tensor) -> Codes:
@@ -61,14 +62,14 @@ class Ear:
         frames = math.ceil(len(pcm) / FRAME) + 1
         padded = torch.zeros(1, (LEAD_FRAMES + frames) * FRAME)
         padded[0, LEAD_FRAMES * FRAME :][: len(pcm)] = pcm
-        return self.net.encode_agent(padded)[0, LEAD_FRAMES:].numpy().astype(np.int16)
+        return self.net.encode_agent(padded)[0, LEAD_FRAMES:].cpu().numpy().astype(np.int16)
 
 
 def agent_line(
     ear: Ear, store: AgentStore, line: Line, tokens: sentencepiece.SentencePieceProcessor
 ) -> AgentLine:
     """Codes of a line and its words on the frames they begin in."""
-    codes = ear.agent(torch.from_numpy(store.pcm(line).copy()))
+    codes = ear.agent(here(store.pcm(line)))
     text = np.full(len(codes), PAD, np.int16)
     free = 0
     for word, start in zip(line.text.split(), line.starts, strict=True):
@@ -108,7 +109,7 @@ class StringMaker:
         self.strings.backgrounds += self._backgrounds(backgrounds)
         self.strings.coughs += self._coughs(coughs)
         for name, line in self.agent.lines.items():
-            pcm = torch.from_numpy(self.agent.pcm(line)[::3].copy())
+            pcm = here(self.agent.pcm(line)[::3])
             self.strings.echoes[name] += self._echoes(pcm, echoes)
         return self.strings
 
@@ -139,6 +140,7 @@ class StringMaker:
             [level * sounds.coloured_noise(shape, tilt) for level, tilt in zip(levels, tilts, strict=True)]
         )
         pcm[::2] = sounds.companded(pcm[::2])
+        pcm[::3] = sounds.through_a_phone(pcm[::3])
         return list(self.ear.caller(pcm))
 
     def _coughs(self, count: int) -> list[Codes]:
