@@ -22,7 +22,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.tiny_calls import Outcome, Switch
-from bench.tiny_speech import FRAME, RATE, Pcm, Speech, telephone, voice_quality
+from bench.tiny_served import Question, served
+from bench.tiny_speech import FRAME, RATE, Speech, telephone, voice_quality
 from engine.runner import SlotSnapshot
 from train import receptionist as script
 from train.data import Utterance
@@ -83,22 +84,22 @@ class Bench:
     # -- speaking ------------------------------------------------------------------------------------
 
     def voice(self) -> Figures:
-        """The agent's lines as answers to callers, through G.711, beside the voice she was trained on."""
-        pairs = []
-        for name, pcm in self._spoken_lines(self.some(30, 8)):
-            pairs.append((script.SENTENCES[name], self.speech.line(name), pcm))
-        return dict(voice_quality(pairs)) if pairs else {"wer": None, "stoi": None, "pesq_nb": None}
+        """The agent's lines as a SIP caller hears them, beside the voice she was trained on."""
+        questions = self._questions(self.some(29, 7))
+        lines = [script.GREETING, *(question.line for question in questions)]
+        references = [self.speech.line(name) for name in lines]
+        heard = served(self.folder, references[0], questions, dict(zip(lines, references, strict=True)))
+        pairs = zip((script.SENTENCES[name] for name in lines), references, heard, strict=True)
+        return dict(voice_quality(pairs))
 
-    def _spoken_lines(self, wanted: int) -> list[tuple[str, Pcm]]:
-        greeting = self.switch.call([np.zeros(60 * FRAME, np.float32)])[0]
-        found = {script.GREETING: greeting.pcm}
-        for said, outcome in self._asked(self.speech.utterances(wanted * 6, seed=3), 75):
-            name = outcome[0].line(outcome[1])
-            onset = outcome[0].onset(outcome[1])
-            if name in script.ANSWERS and name not in found and onset is not None and said.seen_phrasing:
-                start = max(0, onset - 2_400)
-                found[name] = outcome[0].pcm[start : start + len(self.speech.line(name)) + 7_200]
-        return list(found.items())[:wanted]
+    def _questions(self, wanted: int) -> list[Question]:
+        """Questions that are understood, each with another answer: this is about her voice."""
+        found: dict[str, Question] = {}
+        for said, (outcome, end) in self._asked(self.speech.utterances(wanted * 8, seed=3), 75):
+            name = outcome.line(end)
+            if name in script.ANSWERS and name not in found and name == script.INTENTS[said.intent]:
+                found[name] = Question(name, telephone(self.speech.callers.pcm(said), self.rng))
+        return list(found.values())[:wanted]
 
     # -- listening -----------------------------------------------------------------------------------
 

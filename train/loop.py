@@ -74,6 +74,11 @@ def halves() -> torch.autocast:
     return torch.autocast(on(), torch.bfloat16)
 
 
+def whole() -> torch.autocast:
+    """Inside of `halves`, on a GPU: not so. cudnn's recurrent networks would take fp16: gradients vanish."""
+    return torch.autocast(on(), torch.bfloat16, enabled=on() == "cpu")
+
+
 def adamw(learnt: Iterable[nn.Parameter], betas: tuple[float, float], decay: float) -> torch.optim.AdamW:
     """AdamW; on a GPU in one kernel, so that nothing waits for its step count."""
     return torch.optim.AdamW(learnt, betas=betas, weight_decay=decay, fused=on() != "cpu")

@@ -26,7 +26,7 @@ from train import receptionist as script
 from train import sounds
 from train.callers import HOP, Batch, Callers, Lexicon, meaning_labels, set_aside, word_frames
 from train.data import AgentStore, CallerStore, Utterance
-from train.loop import Loop, adamw, device_option, halves, here, log, prepare
+from train.loop import Loop, adamw, device_option, halves, here, log, prepare, whole
 from train.rvq import RvqTrainer
 
 CONFIG = TinyCodecConfig(meanings=len(script.INTENTS))
@@ -35,6 +35,8 @@ HALFWAY = 2 + sum(CONFIG.semantic_depths[:2])
 PHONES = 48
 """Room for flite's phones and the blank."""
 WARPS = (0.88, 0.92, 0.96, 1.0, 1.0, 1.04, 1.09)
+HIDDEN_SHARE = 0.35
+"""Of the rows. For ten epochs or so more of it only slows training down; who trains longer wants more."""
 QUANTISED_FROM = 0.5
 """Fraction of the training after which the vectors begin to be quantised."""
 
@@ -65,7 +67,7 @@ def hidden_parts(mel: Tensor) -> Tensor:
         hide |= ((index >= low) & (index < low + width))[:, None]
         first, length = torch.randint(0, count, (rows, 1)), torch.randint(0, 9, (rows, 1))
         hide |= ((time >= first) & (time < first + length))[:, :, None]
-    hide &= torch.rand(rows, 1, 1) < 0.6
+    hide &= torch.rand(rows, 1, 1) < HIDDEN_SHARE
     return torch.where(hide, mel.mean((1, 2), keepdim=True), mel)
 
 
@@ -168,10 +170,10 @@ def frame_loss(frame_words: Tensor, batch: Batch, lexicon: Lexicon) -> Tensor:
 
 
 def order_loss(logits: Tensor, targets: list[list[int]]) -> Tensor:
-    """CTC of logits (B, T, classes)."""
-    lengths = torch.tensor([len(target) for target in targets])
+    """CTC of logits (B, T, classes); its lengths are numbers for the processor."""
+    lengths = torch.tensor([len(target) for target in targets], device="cpu")
     flat = torch.tensor([code for target in targets for code in target])
-    everywhere = torch.full((len(targets),), logits.shape[1])
+    everywhere = torch.full((len(targets),), logits.shape[1], device="cpu")
     return functional.ctc_loss(
         logits.log_softmax(-1).transpose(0, 1), flat, everywhere, lengths, zero_infinity=True
     )
@@ -191,9 +193,10 @@ def losses(
     ]
     order = order_loss(sounded, spoken)
     state, fresh = memory.begin(len(batch.said))
-    hidden, last = stage.meaning.recurrent(functional.dropout(features, 0.1), state)
+    with whole():
+        hidden, last = stage.meaning.recurrent(functional.dropout(features.float(), 0.05), state)
     memory.keep(last[0])
-    logits = stage.meaning.head(functional.dropout(hidden, 0.2))
+    logits = stage.meaning.head(functional.dropout(hidden, 0.1))
     meant = functional.cross_entropy(
         logits.flatten(0, 1), meaning_labels(batch, fresh).flatten(), ignore_index=-1
     )
