@@ -21,6 +21,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from bench.report import machine
 from bench.tiny_calls import Outcome, Switch
 from bench.tiny_served import Question, served
 from bench.tiny_speech import FRAME, RATE, Speech, telephone, voice_quality
@@ -274,6 +275,13 @@ def verdict(name: str, value: float | str | None) -> str:
     return "yes" if (value <= float(goal) if sign == "<=" else value >= float(goal)) else "no"
 
 
+def write(path: Path, figures: Figures, quick: bool, whole: bool) -> None:
+    """The figures with the machine; those of a part replace only their like in an existing file."""
+    earlier = {} if whole or not path.exists() else json.loads(path.read_text())["figures"]
+    found = {"bench": "tiny", "quick": quick, "figures": earlier | figures, "machine": machine()}
+    path.write_text(json.dumps(found, indent=2) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -302,7 +310,7 @@ def main() -> None:
                     flush=True,
                 )
     if chosen.json:
-        chosen.json.write_text(json.dumps(figures, indent=2) + "\n")
+        write(chosen.json, figures, chosen.quick, whole=not chosen.only)
 
 
 if __name__ == "__main__":
