@@ -105,7 +105,7 @@ def ducked_after(record: Record, start: float, agent: Pcm) -> float | None:
     for at, pcm in after:
         said = agent[np.arange(place, place + len(pcm)) % len(agent)]
         place += len(pcm)
-        if np.mean(said**2) > 1e-4 and np.dot(pcm, said) < 0.5 * usual * np.dot(said, said):
+        if np.mean(said**2) > AUDIBLE**2 and np.dot(pcm, said) < 0.5 * usual * np.dot(said, said):
             return at - start
     return None
 
