@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench.barge_scenes import without_pauses
 from bench.echo_scenes import read_flac
 from gateway.media import vad
 from gateway.media.vad import BLOCK, ModelMissing, Silero, SpeechDetector, SpeechSettings
@@ -88,6 +89,32 @@ def test_speech_ends_after_the_hangover_and_not_in_a_breath(silero: Silero, voic
 def test_steady_noise_is_not_speech(silero: Silero, dbfs: float) -> None:
     speech, _ = listen(silero, [noise(5 * RATE, dbfs)])
     assert speech.max() == 0
+
+
+def room(samples: int, dbfs: float) -> np.ndarray:
+    """Eight talkers at once, as a phone in an office hears them."""
+    talk = np.concatenate([read_flac(path)[0] for path in sorted(SPEECH.glob("ast_en_near*_8k.flac"))])
+    rng = np.random.default_rng(3)
+    reverberation = rng.standard_normal(RATE // 2) * np.exp(-np.arange(RATE // 2) / (0.1 * RATE))
+    babble = sum(np.roll(talk, int(rng.integers(len(talk)))) for _ in range(8))
+    babble = np.resize(np.convolve(babble, reverberation)[: len(talk)], samples)
+    return (babble * 10 ** (dbfs / 20) / np.sqrt(np.mean(babble**2))).astype(np.float32)
+
+
+def test_a_room_of_talkers_is_not_the_caller_from_its_first_second_on(silero: Silero) -> None:
+    speech, _ = listen(silero, [room(10 * RATE, -27.0)])
+    assert speech.max() * 1_000 < 100 * RATE
+
+
+def test_a_caller_5_db_over_a_room_of_talkers_is_heard_through_to_his_words_ends(
+    silero: Silero, voice: np.ndarray
+) -> None:
+    fluent = without_pauses(voice)
+    alone = np.zeros(9 * RATE, np.float32)
+    alone[4 * RATE : 4 * RATE + len(fluent)] = fluent
+    speech, _ = listen(silero, [alone + room(len(alone), -27.0), alone])
+    assert speech[0].max() > 0.8 * speech[1].max()
+    assert speech[0][-50:].max() == 0
 
 
 @pytest.mark.parametrize("pair", [(697, 1_209), (941, 1_633), (350, 440), (425, 425), (1_400, 1_400)])

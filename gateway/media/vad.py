@@ -32,6 +32,8 @@ BLOCK = 160
 FRAME = 256
 """Samples judged at once: 32 ms."""
 CONTEXT = 32
+FIRST = 10
+"""Frames of a call whose quietest is its noise: 0.3 s."""
 GROUPS = 8
 """Rows begin their first frame at one of 8 offsets, so that a tick judges about as many as any other."""
 
@@ -70,8 +72,13 @@ class SpeechSettings:
     """Probability from which silence turns to speech."""
     stay: float = 0.35
     """Probability down to which speech goes on."""
-    over_noise_db: float = 8.0
-    stay_over_noise_db: float = 6.0
+    sure: float = 0.9
+    """Probability for a frame no louder than the noise's own louder parts."""
+    over_noise_db: float = 6.0
+    stay_over_noise_db: float = -2.0
+    """In a room of talkers the ends of words lie in their talk: there the model tells, not the level."""
+    stay_ms: float = 130.0
+    """Silence within a talkspurt after which more of it must be as clear as its beginning."""
     noise_quantile: float = 0.3
     """What share of frames lies under the level called noise; callers pause for more than that."""
     noise_step_db: float = 0.6
@@ -153,7 +160,8 @@ class SpeechDetector:
         self._echo = np.zeros(count, np.float32)  # most that may remain in the frame being filled
         self._hiss = np.zeros(count, np.float32)  # noise of the line before a canceller turned it down
         self._state = np.zeros((2, count, 128), np.float32)
-        self._open = np.zeros(count, np.int64)  # frames the gate stays open
+        self._judged = np.zeros(count, np.int64)  # frames since the call began, up to FIRST
+        self._least = np.zeros(count, np.float32)  # power of the quietest of them
         self.probability = np.zeros(count, np.float32)
         """Of each row's last frame; 0 where the gate was shut."""
         self.noise = np.full(count, 1e-6, np.float32)
@@ -172,7 +180,8 @@ class SpeechDetector:
         self._waiting[row] = 0
         self._filled[row] = row % GROUPS * (FRAME // GROUPS)
         self._state[:, row] = 0
-        self._open[row] = 0
+        self._judged[row] = 0
+        self._least[row] = 1
         self.probability[row] = self.voice[row] = self._echo[row] = self._hiss[row] = 0
         self.noise[row] = 1e-6
         self.speech[row] = self.silence[row] = 0
@@ -212,12 +221,29 @@ class SpeechDetector:
         # the quantile's stochastic approximation: other people's talk in the room counts as noise too
         step = np.where(power > noise, set_.noise_quantile, set_.noise_quantile - 1) * set_.noise_step_db
         self.noise[rows] = np.maximum(noise * 10 ** (step / 10), 1e-10)
-        running = self.speech[rows] > 0
+        self._measure_first(rows, power)
+        running = self._running(rows)
         over = np.where(running, _ratio(set_.stay_over_noise_db), _ratio(set_.over_noise_db))
-        bar = np.maximum(np.maximum(noise, self._hiss[rows]) * over, _ratio(set_.least_dbfs))
+        bar = np.maximum(noise * over, self._hiss[rows] * _ratio(set_.stay_over_noise_db))
+        bar = np.maximum(bar, _ratio(set_.least_dbfs))
         bar = np.maximum(bar, self._echo[rows] * _ratio(set_.over_echo_db))
         bar = np.maximum(bar, self.voice[rows] * _ratio(-set_.below_caller_db))
         return np.asarray(power > bar)
+
+    def _running(self, rows: Rows) -> NDArray[np.bool_]:
+        """Rows (n,) within a talkspurt, where less will do."""
+        lately = self.silence[rows] * 1000 <= self.settings.stay_ms * RATE
+        return np.asarray((self.speech[rows] > 0) & lately)
+
+    def _measure_first(self, rows: Rows, power: F32) -> None:
+        """A call begins in the noise of the quietest of its first frames."""
+        which = self._judged[rows] < FIRST
+        if which.any():
+            new = rows[which]
+            self._judged[new] += 1
+            self._least[new] = np.minimum(self._least[new], power[which])
+            known = new[self._judged[new] == FIRST]
+            self.noise[known] = np.maximum(self.noise[known], self._least[known])
 
     def _is_loud(self, rows: Rows, pcm: F32, echo: F32) -> NDArray[np.bool_]:
         set_, power = self.settings, np.einsum("ij,ij->i", pcm, pcm) / pcm.shape[1]
@@ -234,8 +260,10 @@ class SpeechDetector:
         self._state[:, rows] = state
 
     def _count(self, rows: Rows, power: F32, loud: NDArray[np.bool_]) -> None:
-        set_, running = self.settings, self.speech[rows] > 0
-        spoken = loud & (self.probability[rows] >= np.where(running, set_.stay, set_.start))
+        set_, running = self.settings, self._running(rows)
+        least = np.where(running, np.float32(set_.stay), np.float32(set_.start))
+        clear = power > np.maximum(self.noise[rows] * _ratio(set_.over_noise_db), self._hiss[rows])
+        spoken = loud & (self.probability[rows] >= np.where(clear, least, np.float32(set_.sure)))
         self.silence[rows] = np.where(spoken, 0, self.silence[rows] + FRAME)
         over = ~spoken & (self.silence[rows] * 1000 >= set_.hangover_ms * RATE)
         self.speech[rows] = np.where(over, 0, self.speech[rows] + FRAME * spoken)
