@@ -48,15 +48,19 @@ class DuplexSettings:
     """Times in ms of speech (gaps not counted) or of silence."""
 
     duck_ms: float = 30.0
+    duck_unsure_ms: float = 90.0
+    """While the caller's line may still hold the agent's own voice: its canceller has not converged."""
     doubt_ms: float = 160.0
     """How long something loud lowers the agent if no speech comes of it."""
     hold_ms: float = 120.0
+    hold_unsure_ms: float = 190.0
     cut_ms: float = 500.0
     """As long as backchannels and coughs last."""
     hold_at_once_ms: float = 160.0
     """Policy `cut`, which has not lowered the agent before."""
     forget_ms: float = 260.0
     """Silence after which what was said so far is forgotten."""
+    forget_unsure_ms: float = 320.0
     agent_pause_ms: float = 400.0
     """Silence after which the agent has stopped."""
     settle_ms: float = 160.0
@@ -132,6 +136,7 @@ class Duplex:
         self.caller_speaks = False
         self.agent_speaks = False
         self._events: list[DuplexEvent] = []
+        self._sure = True
         self._speech = 0  # ms of the caller's talkspurt
         self._discounted = 0.0  # ms of it that say nothing about the agent
         self._settled = False  # this talkspurt has cut, or been let pass by the watchdog
@@ -156,16 +161,22 @@ class Duplex:
         events, self._events = self._events, []
         return events
 
-    def hear(self, at: int, speech_ms: float, silence_ms: float, loud: bool = False) -> None:
+    def hear(
+        self, at: int, speech_ms: float, silence_ms: float, loud: bool = False, sure: bool = True
+    ) -> None:
         """The caller up to sample `at`: ms of speech in this talkspurt (0 outside), ms of silence since.
 
-        loud: his last block is far over noise and echo, and may turn out to be speech.
+        loud: his last block is far over noise and echo, and may turn out to be speech; sure: how much echo
+        his line holds is known. While it is not, being loud says nothing, and speech must last longer.
         """
+        self._sure = sure
+        loud = loud and sure
         self._note_caller(at, speech_ms, silence_ms)
         if self.give is Give.NOTHING or self.policy in (Policy.MODEL, Policy.NEVER):
             return
         self._quiet_blocks = 0 if loud else self._quiet_blocks + 1
-        if silence_ms >= self.settings.forget_ms or not self.caller_speaks:
+        forget_ms = self.settings.forget_ms if sure else self.settings.forget_unsure_ms
+        if silence_ms >= forget_ms or not self.caller_speaks:
             self._discounted = speech_ms
             self._settled = False
             self._doubt(at, loud)
@@ -230,11 +241,15 @@ class Duplex:
         """The caller speaks over the agent, for `spoken` ms that count."""
         limits = self.settings
         ducks = self.policy is Policy.DUCK
+        duck_ms = limits.duck_ms if self._sure else limits.duck_unsure_ms
+        hold_ms = limits.hold_ms if ducks else limits.hold_at_once_ms
+        if not self._sure:
+            hold_ms = max(hold_ms, limits.hold_unsure_ms)
         if spoken >= limits.cut_ms:
             self._cut(at)
-        elif spoken >= (limits.hold_ms if ducks else limits.hold_at_once_ms) and self.give is not Give.HELD:
+        elif spoken >= hold_ms and self.give is not Give.HELD:
             self._change(Give.HELD, at, Held(at))
-        elif ducks and spoken >= limits.duck_ms and self.give is Give.WHOLE:
+        elif ducks and spoken >= duck_ms and self.give is Give.WHOLE:
             self._change(Give.LOW, at, Ducked(at))
 
     def _cut(self, at: int) -> None:

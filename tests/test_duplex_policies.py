@@ -36,11 +36,11 @@ class Room:
         self.gives: list[Give] = []
         self.sent = 0
 
-    def go(self, ms: int, caller: bool = False, agent: bool = False) -> "Room":
+    def go(self, ms: int, caller: bool = False, agent: bool = False, sure: bool = True) -> "Room":
         for _ in range(ms // 20):
             self.at += BLOCK
             self._detect(caller)
-            self.duplex.hear(self.at, self.speech, self.silence)
+            self.duplex.hear(self.at, self.speech, self.silence, sure=sure)
             self.duplex.speak(self.at, agent, self.sent)
             self.sent += BLOCK if self.duplex.give in (Give.WHOLE, Give.LOW) else 0
             self.gives.append(self.duplex.give)
@@ -122,6 +122,36 @@ def test_something_loud_lowers_the_agent_at_once_and_not_for_long() -> None:
     assert back == Resumed(50 * BLOCK + int(SETTINGS.doubt_ms) * MS, "passed")
     duplex.hear(101 * BLOCK, 0.0, 0.0, loud=True)
     assert duplex.give is Give.LOW
+
+
+def test_while_the_echo_is_not_known_what_is_loud_does_not_lower_the_agent() -> None:
+    duplex = Duplex(Policy.DUCK)
+    for block in range(200):
+        duplex.hear(block * BLOCK, 0.0, 0.0, loud=block >= 50, sure=block >= 150)
+        duplex.speak(block * BLOCK, True, block * BLOCK)
+        if duplex.give is not Give.WHOLE:
+            break
+    assert block == 150
+
+
+@pytest.mark.parametrize(
+    ("policy", "kinds"), [(Policy.DUCK, [Ducked, Held, Interrupted]), (Policy.CUT, [Held, Interrupted])]
+)
+def test_while_the_echo_is_not_known_speech_must_last_longer_and_is_cut_for_all_the_same(
+    policy: Policy, kinds: list[type]
+) -> None:
+    room = Room(policy).go(1_000, agent=True, sure=False).go(600, caller=True, agent=True, sure=False)
+    assert room.kinds() == [AgentStarted, CallerStarted, *kinds]
+    after = {type(event): event.at - 1_000 * MS for event in room.events}
+    assert after[Held] == 200 * MS
+    assert after[Interrupted] == SETTINGS.cut_ms * MS
+    assert after.get(Ducked, 100 * MS) == 100 * MS
+
+
+def test_a_burst_taken_for_speech_changes_nothing_while_the_echo_is_not_known() -> None:
+    room = Room(Policy.DUCK).go(1_000, agent=True, sure=False)
+    room.go(80, caller=True, agent=True, sure=False).go(1_000, agent=True, sure=False)
+    assert set(room.gives) == {Give.WHOLE}
 
 
 def test_speech_that_was_loud_first_stays_lowered_until_it_is_held() -> None:

@@ -129,6 +129,20 @@ def test_a_caller_over_the_echo_cuts_and_no_stale_sample_follows(silero: Silero)
     assert np.array_equal(out[: line.only(Ducked)[0].at - BLOCK], agent[: line.only(Ducked)[0].at - BLOCK])
 
 
+@pytest.mark.parametrize("erl_db", [12.0, 20.0])
+@pytest.mark.parametrize("start", [0.6, 1.0])
+def test_a_caller_in_the_first_seconds_is_cut_for_and_the_echo_alone_is_not(
+    silero: Silero, erl_db: float, start: float
+) -> None:
+    alone, over = (Line(DuplexProcessing(8, silero=silero), erl_db) for _ in range(2))
+    for line in (alone, over):
+        line.processing.set_policy(ROW, Policy.DUCK)
+    talk(alone, agent_voice(3.5), np.zeros(0, np.float32), 0.0)
+    talk(over, agent_voice(3.5), caller_voice(2.5), start)
+    assert not alone.only(CallerStarted) and not alone.only(Ducked) and not alone.only(Held)
+    assert len(over.only(Interrupted)) == 1
+
+
 def test_after_yielded_the_agent_speaks_at_once_and_only_what_is_new(silero: Silero) -> None:
     processing = DuplexProcessing(8, silero=silero)
     line = Line(processing)

@@ -1,6 +1,6 @@
 """The echo goes, the caller stays, and a call without echo is left alone. Speech over simulated lines."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -150,6 +150,48 @@ def test_the_callers_words_sound_better_than_before_and_good(run: Run, name: str
     before, after = (pesq(RATE, scene.near[span], pcm[span], "nb") for pcm in (scene.heard, run.out[name]))
     assert after > before + 0.3
     assert after > 2.9
+
+
+def settles(scene: Scene) -> np.ndarray:
+    """Whether the canceller says that it has converged, after each block."""
+    canceller, row = EchoCanceller(1, RATE), np.array([0])
+    canceller.open(0)
+    sure = []
+    for at in range(0, len(scene.heard), BLOCK):
+        canceller.sent(row, scene.sent[None, at : at + BLOCK])
+        canceller.hear(row, scene.heard[None, at : at + BLOCK], np.zeros(1, np.int32))
+        sure.append(bool(canceller.sure(row)[0]))
+        assert sure[-1] == canceller.report(0).settled
+    return np.array(sure)
+
+
+def test_it_says_that_it_has_converged_when_the_echo_is_down_and_not_before(run: Run) -> None:
+    scene = run.scenes["near line"]
+    sure = settles(scene)
+    first = int(np.argmax(sure))
+    assert 10 < first < 150
+    assert sure[first + 25 :].all()
+    heard, out = (pcm.reshape(-1, BLOCK)[first : first + 50] for pcm in (scene.heard, run.out["near line"]))
+    assert np.mean(out**2) < 0.1 * np.mean(heard**2)
+
+
+def test_a_call_without_echo_is_sure_after_a_second_and_a_half_of_the_agents_voice(run: Run) -> None:
+    sure = settles(run.scenes["no echo"])
+    assert 75 <= int(np.argmax(sure)) < 150
+    assert sure[150:].all()
+
+
+def test_a_path_that_becomes_another_is_told_at_once_and_converges_again() -> None:
+    far, _ = speech()
+    one, other = (make(Recipe("", EchoPath(80, 10)), far, [], RATE, seed) for seed in (1, 2))
+    middle = len(far) // 2 // BLOCK * BLOCK
+    heard = np.concatenate([one.heard[:middle], other.heard[middle:]])
+    sure = settles(replace(one, heard=heard))
+    change = middle // BLOCK
+    assert sure[change - 100 : change].all()
+    lost = change + int(np.argmin(sure[change:]))
+    assert lost - change < 15
+    assert sure[-100:].all()
 
 
 def test_concealed_blocks_teach_the_filter_nothing() -> None:

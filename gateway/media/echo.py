@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gateway.media.alignment import AlignmentRows
-from gateway.media.delay import LAGS, PEAK, DelayFinder, shift_between
-from gateway.media.echo_rows import LISTENING, STARTING, TRACKING, EchoRows, Levels, power_of
+from gateway.media.delay import AUDIBLE, LAGS, PEAK, DelayFinder, shift_between
+from gateway.media.echo_rows import LIKELY, LISTENING, NEAR, STARTING, TRACKING, EchoRows, Levels, power_of
 from gateway.media.kalman import Innovation, KalmanRows
 from gateway.media.reference import SentRows
 from gateway.media.residual import ResidualRows
@@ -67,6 +67,8 @@ class EchoReport:
     """Times the path was given up and learnt anew."""
     mended: int = 0
     """Times the path had moved and was followed."""
+    settled: bool = False
+    """The filter has converged and has not diverged since; or there is no echo."""
 
 
 class EchoCanceller:
@@ -138,6 +140,15 @@ class EchoCanceller:
         """
         return self._rows.left(rows, self._residual.left[rows])
 
+    def sure(self, rows: Rows) -> Flags:
+        """Rows (n,) of which left() can be relied on: without an echo, or with a filter that has converged.
+
+        Not in a call's first second, nor after its path has changed, until the filter is seen to work again.
+        """
+        state = self._rows
+        listening = state.state[rows] == LISTENING
+        return np.asarray(np.where(listening, state.known_clean(rows), state.settled[rows]), np.bool_)
+
     def noise(self, rows: Rows) -> F32:
         """Noise power per sample (n,) of the lines themselves, before it was turned down with the echo."""
         return self._residual.hiss[rows]
@@ -148,7 +159,7 @@ class EchoCanceller:
         kind = ("listening", "starting", "tracking")[int(state.state[row])]
         if kind == "listening":
             known = bool(state.known_clean(np.array([row]))[0])
-            return EchoReport("clean" if known else kind, restarts=restarts, mended=mended)
+            return EchoReport("clean" if known else kind, restarts=restarts, mended=mended, settled=known)
         return EchoReport(
             kind,
             float(state.lag[row]) * LAG_UNITS_MS,
@@ -157,6 +168,7 @@ class EchoCanceller:
             1e6 * float(self._align.pace[row]),
             restarts,
             mended,
+            bool(state.settled[row]),
         )
 
     # -- is there an echo, and where?
@@ -221,6 +233,18 @@ class EchoCanceller:
         self._filter.forget(row, fresh)
         self._residual.start(row, self._filter.quietest(row))
         state.begin(row, STARTING)
+        state.returned[row] = self._returned(row, fresh)
+
+    def _returned(self, row: int, fresh: int) -> float:
+        """Echo power over sent power by a row's last `fresh` blocks, in which a caller may be heard too."""
+        count = min(fresh, self._filter.history)
+        samples = (count + NEAR) * self.block
+        start = np.array([self._sent.now - self._align.delay[row] - samples])
+        sent = power_of(self._sent.at(np.array([row]), start, samples).reshape(-1, self.block))
+        near = np.lib.stride_tricks.sliding_window_view(sent, NEAR - 1)[-count - 1 : -1].max(axis=1)
+        heard = power_of(self._filter.recent(row, count).reshape(-1, self.block))
+        told = (near > AUDIBLE) & (heard > 0)
+        return float(np.quantile(heard[told] / near[told], LIKELY)) if told.any() else 1.0
 
     # -- take it out
 
@@ -234,7 +258,7 @@ class EchoCanceller:
         if len(starting):
             self._replay(starting)
         self._align.follow(rows, found.echo, found.error, usable & (state.since[rows] >= DRIFT_AFTER))
-        out = self._residual.apply(rows, found, error, mismatch | ~usable)
+        out = self._residual.apply(rows, found, error, mismatch | ~usable, state.most(rows))
         state.keep_score(rows, levels, out, usable)
         state.state[rows[(state.state[rows] == STARTING) & (state.since[rows] >= START_BLOCKS)]] = TRACKING
         for row in rows[(state.bad[rows] >= SUSPECT) & (state.good[rows] >= PROVEN)]:
@@ -248,7 +272,7 @@ class EchoCanceller:
             self._load(int(row))
         block = self._sent.at(rows, self._sent.now - align.delay[rows], self.block)
         self._filter.push(rows, np.concatenate([state.aligned[rows], block], axis=1))
-        state.aligned[rows] = block
+        state.bring(rows, block)
 
     def _load(self, row: int) -> None:
         """Fill a filter's past from what was sent, at today's delay."""
@@ -258,7 +282,10 @@ class EchoCanceller:
         overwritten = int(count + self._align.delay[row] - (self._sent.size - 2 * self.block))
         past[: max(0, overwritten)] = 0
         self._filter.load(row, past)
-        self._rows.aligned[row] = past[-self.block :]
+        blocks = past.reshape(-1, self.block)
+        self._rows.aligned[row] = blocks[-1]
+        self._rows.near[row] = power_of(blocks[-NEAR:])
+        self._rows.source[row] = power_of(blocks[-NEAR:]).max()
         self._rows.loaded[row] = True
 
     def _replay(self, rows: Rows) -> None:

@@ -31,12 +31,32 @@ SILENT = np.float32(6e-8)
 LOUDER = np.float32(4)
 """Power over that of what was compared, from which a block is something else."""
 PEAK_FADE = np.float32(0.98)
+SETTLED_DB, UNSETTLED_DB = np.float32(6), np.float32(3)
+"""How much of the echo a filter must take off, lately, to have converged; and under which it has not."""
+OFF_LEAST_DB, OFF_MOST_DB = np.float32(-6), np.float32(20)
+"""One block's say in that."""
+SETTLING = np.float32(0.1)
+NEAR = 5
+"""Newest blocks of the reference: three before the echo, the echo's own and the one before it."""
+RING = np.float32(0.5)
+"""What of an echo's power still rings a block later, at most."""
+LIKELY, LIKELY_STEP_DB = 0.4, 0.6
+"""Quantile of heard over sent, block by block, that is taken for the echo's: callers pause. Its pace."""
+AT_MOST = np.float32(2)
+"""How far a block's echo may stand over what that quantile says."""
+SUSPICIOUS = 3
+"""Blocks made louder in a row after which a filter is no longer held to have converged."""
 LONG_AGO = 1 << 20
 
 
 def power_of(pcm: F32) -> F32:
     """Mean power per sample of blocks (n, L)."""
     return np.asarray(np.einsum("ij,ij->i", pcm, pcm) / pcm.shape[1], dtype=np.float32)
+
+
+def source_of(near: F32, before: F32) -> F32:
+    """Power (n,) that the newest echo goes back to, of the reference's last NEAR blocks (n, NEAR)."""
+    return np.asarray(np.maximum(near[:, : NEAR - 1].max(axis=1), RING * before), dtype=np.float32)
 
 
 class EchoRows:
@@ -58,6 +78,16 @@ class EchoRows:
         self.good, self.bad = (np.zeros(count, np.int64) for _ in range(2))
         """Blocks the filter halved, in all; made louder, in a row."""
         self.restarts, self.mended = (np.zeros(count, np.int64) for _ in range(2))
+        self.off_db = np.zeros(count, np.float32)
+        """What the filter takes off, in blocks in which it predicts much of what was heard."""
+        self.settled = np.zeros(count, np.bool_)
+        """The filter has converged."""
+        self.returned = np.zeros(count, np.float32)
+        """Echo power over sent power, as the quieter blocks since the filter began tell it."""
+        self.near = np.zeros((count, NEAR), np.float32)
+        """Powers of the reference's last blocks."""
+        self.source = np.zeros(count, np.float32)
+        """Power of what the newest echo goes back to."""
         self.useless = np.zeros(count, np.int64)
         """Audible blocks in a row that the filter did not halve."""
         self.looking = np.zeros(count, np.bool_)
@@ -95,7 +125,8 @@ class EchoRows:
     def _forget(self, row: int) -> None:
         self.loaded[row] = False
         self.good[row] = self.bad[row] = self.useless[row] = 0
-        self.heard_fast[row] = self.error_fast[row] = 0
+        self.heard_fast[row] = self.error_fast[row] = self.off_db[row] = 0
+        self.settled[row] = False
 
     def note_sent(self, rows: Rows, pcm: F32) -> None:
         power = power_of(pcm)
@@ -133,6 +164,32 @@ class EchoRows:
         self.useless[rows] = np.where(halved, 0, self.useless[rows] + (self.quiet[rows] == 0))
         bad = self.error_fast[rows] > 1.15 * self.heard_fast[rows]
         self.bad[rows] = np.where(bad, self.bad[rows] + 1, 0)
+        echoes = (y > 0.25 * d) & usable
+        self._settle(rows, d, e, echoes)
+        self._measure_return(rows, d, usable, echoes)
+
+    def bring(self, rows: Rows, block: F32) -> None:
+        """The reference's newest blocks (n, L)."""
+        self.aligned[rows] = block
+        self.near[rows, :-1] = self.near[rows, 1:]
+        self.near[rows, -1] = power_of(block)
+        self.source[rows] = source_of(self.near[rows], self.source[rows])
+
+    def _measure_return(self, rows: Rows, heard: F32, usable: Flags, echoes: Flags) -> None:
+        """Follow the quantile of heard over sent; upwards only in blocks that hold much echo."""
+        source, known = self.source[rows], self.returned[rows]
+        more = heard > known * source
+        step = np.where(more, LIKELY, LIKELY - 1) * LIKELY_STEP_DB
+        told = usable & (source > AUDIBLE) & (echoes | ~more)
+        self.returned[rows] = np.where(told, known * 10 ** (step / 10), known)
+
+    def _settle(self, rows: Rows, heard: F32, error: F32, telling: Flags) -> None:
+        """Whether the filters have converged, from powers (n,) before and after them."""
+        off = np.float32(10) * np.log10((heard + SILENT) / (error + SILENT))
+        step = np.clip(off, OFF_LEAST_DB, OFF_MOST_DB) - self.off_db[rows]
+        self.off_db[rows] += SETTLING * telling * step
+        enough = self.off_db[rows] >= np.where(self.settled[rows], UNSETTLED_DB, SETTLED_DB)
+        self.settled[rows] = enough & (self.bad[rows] < SUSPICIOUS)
 
     def known_clean(self, rows: Rows) -> Flags:
         """Rows (n,) that have been looked at for long enough to have shown an echo."""
@@ -146,7 +203,14 @@ class EchoRows:
         most = np.where(unlike, np.minimum(most, UNLIKE * self.compared_power[rows]), most)
         left = np.where(unknown, most, residual)
         suspect = self.bad[rows] > 0
-        return np.where(suspect, np.maximum(left, self.heard_fast[rows]), left).astype(np.float32)
+        left = np.where(suspect, np.maximum(left, self.heard_fast[rows]), left)
+        return np.minimum(left, self.most(rows)).astype(np.float32)
+
+    def most(self, rows: Rows) -> F32:
+        """Power of the most echo (n,) that the reference can bring to a filter that has yet to converge."""
+        new = (self.state[rows] == STARTING) & ~self.settled[rows]
+        most = AT_MOST * self.returned[rows] * self.source[rows]
+        return np.where(new, most, np.inf).astype(np.float32)
 
     def erl_db(self, row: int) -> float:
         return 10 * float(np.log10((self.sent_power[row] + 1e-12) / (self.echo_power[row] + 1e-12)))

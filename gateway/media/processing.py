@@ -57,6 +57,7 @@ class DuplexProcessing:
         self._rate = np.zeros(count, np.int64)
         self._low = np.zeros((count, DETECTOR_RATE // 50), np.float32)  # heard at 8 kHz
         self._left, self._hiss = np.zeros(count, np.float32), np.zeros(count, np.float32)
+        self._sure = np.ones(count, np.bool_)  # how much echo the row holds is known
         self._at = np.zeros(count, np.int64)
         self._duplex: dict[int, Duplex] = {}
         self._policies: dict[int, Policy] = {}
@@ -109,6 +110,7 @@ class DuplexProcessing:
         self._holdback.clear(row)
         self._low[row] = self._left[row] = self._hiss[row] = self._at[row] = 0
         self._live[row] = False
+        self._sure[row] = True
         self._duplex[row] = Duplex(self._policies.get(row, Policy.MODEL), self.settings.duplex)
 
     def closed(self, row: int) -> None:
@@ -122,6 +124,7 @@ class DuplexProcessing:
         if canceller is not None:
             pcm = canceller.hear(rows, pcm, concealed)
             self._left[rows], self._hiss[rows] = canceller.left(rows), canceller.noise(rows)
+            self._sure[rows] = canceller.sure(rows)
         if rate == DETECTOR_RATE:
             self._low[rows] = pcm
         return pcm
@@ -135,12 +138,11 @@ class DuplexProcessing:
         self._take_yielded()
         busy = rows[(self._detector.speech[rows] > 0) | self._detector.loud[rows] | self._live[rows]]
         speech, silence = self._detector.speech[busy] / MS, self._detector.silence[busy] / MS
-        said = zip(speech.tolist(), silence.tolist(), self._detector.loud[busy].tolist(), strict=True)
-        for row, until, (spoken, silent, loud) in zip(
-            busy.tolist(), self._at[busy].tolist(), said, strict=True
-        ):
+        loud, sure = self._detector.loud[busy].tolist(), self._sure[busy].tolist()
+        said = zip(speech.tolist(), silence.tolist(), loud, sure, strict=True)
+        for row, until, caller in zip(busy.tolist(), self._at[busy].tolist(), said, strict=True):
             duplex = self._duplex[row]
-            duplex.hear(until, spoken, silent, loud)
+            duplex.hear(until, *caller)
             self._collect(row, duplex)
         return self._floored(rows, pcm)
 

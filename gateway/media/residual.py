@@ -113,11 +113,11 @@ class ResidualRows:
         self._fir[rows, -1] = 1
         self.left[rows] = self.hiss[rows] = 0
 
-    def apply(self, rows: Rows, found: Innovation, pcm: F32, lost: NDArray[np.bool_]) -> F32:
+    def apply(self, rows: Rows, found: Innovation, pcm: F32, lost: NDArray[np.bool_], most: F32) -> F32:
         """The block (n, L) with its residual echo turned down.
 
         lost (n,): blocks that something else stands in for (lost on either way, concealed); as much echo may
-        remain in them as was predicted.
+        remain in them as was predicted. most (n,): power per sample of all echo that there can be.
         """
         error, echo = self._banded(found.error_power), self._banded(found.echo_power)
         self._learn(rows, error, echo, ~lost)
@@ -125,9 +125,11 @@ class ResidualRows:
         self._ring[rows] = ring
         leak = np.where(lost[:, None], np.float32(1), self._leak[rows])
         residual = self._doubted(rows, self._banded(found.doubt), leak * ring) + leak * ring
-        gain = self._gains(rows, error, OVER * residual + HISS * self._noise[rows])
         # Parseval: over half the bins of 2L points, |E|^2 sums to L times the block's energy
         scale = np.float32(1 / (self.block * self.block))
+        too_much = scale * np.sum(residual, axis=1) / (most + TINY_POWER)
+        residual /= np.maximum(too_much, 1)[:, None]
+        gain = self._gains(rows, error, OVER * residual + HISS * self._noise[rows])
         self.left[rows] = scale * np.sum(gain * gain * np.minimum(residual, error), axis=1)
         self.hiss[rows] = scale * HISS * np.sum(self._noise[rows], axis=1)
         return self._filter(rows, pcm, gain)
