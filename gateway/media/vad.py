@@ -86,7 +86,7 @@ class SpeechSettings:
     over_echo_db: float = 10.0
     """Above what the canceller says may remain of the agent's voice."""
     loud_over_noise_db: float = 15.0
-    loud_over_echo_db: float = 18.0
+    loud_over_echo_db: float = 15.0
     """From where a block of 20 ms is loud: it may be speech, long before the model can say so."""
     below_caller_db: float = 22.0
     """How far below the caller's usual voice a frame may be."""
