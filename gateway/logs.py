@@ -30,6 +30,10 @@ _QUIET = {
 """Libraries that say more than our users want to read, or more than they should."""
 
 
+_BAD_HTTP = {"HttpProcessingError", "PayloadError"}
+"""aiohttp's roots of what a peer's bytes can be wrong in."""
+
+
 def configure(settings: LogSettings) -> None:
     """Send the records of this process to standard error. Replaces what an earlier call set up."""
     handler = logging.StreamHandler(sys.stderr)
@@ -48,7 +52,7 @@ def configure(settings: LogSettings) -> None:
 def _not_a_peers_bytes(record: logging.LogRecord) -> bool:
     """What is no HTTP was answered 400; aiohttp would log it with the peer's own bytes, once a request."""
     kind = record.exc_info[0] if record.exc_info else None
-    return kind is None or all(base.__name__ != "HttpProcessingError" for base in kind.__mro__)
+    return kind is None or not _BAD_HTTP & {base.__name__ for base in kind.__mro__}
 
 
 class TextLines(logging.Formatter):

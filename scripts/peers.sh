@@ -10,6 +10,7 @@ missing() {
     command -v linphonec >/dev/null 2>&1 || echo linphone-cli
     command -v tshark >/dev/null 2>&1 || echo tshark
     command -v dnsmasq >/dev/null 2>&1 || [ -x /usr/sbin/dnsmasq ] || echo dnsmasq-base
+    command -v firefox-esr >/dev/null 2>&1 || command -v firefox >/dev/null 2>&1 || echo firefox-esr
     command -v chromium >/dev/null 2>&1 || command -v google-chrome >/dev/null 2>&1 || echo chromium
 }
 

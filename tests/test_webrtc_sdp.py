@@ -98,6 +98,15 @@ def test_names_in_local_are_not_resolved() -> None:
     assert ".local" not in read_offer(offer).sdp
 
 
+def test_a_browser_that_names_no_address_is_waited_for() -> None:
+    offer = (DATA / "offer_firefox_names_only.sdp").read_bytes().decode()
+    assert ".local" in offer and "a=end-of-candidates" in offer
+    offered = read_offer(offer)
+    assert (offered.payload_type, offered.fec) == (109, True)
+    assert "candidate" not in offered.sdp, "a connection that knows there will be none gives up"
+    assert "end-of-candidates" not in read_offer(offer.replace("t=0 0", "t=0 0\r\na=end-of-candidates")).sdp
+
+
 def test_a_thousand_candidates_are_cut_to_those_worth_a_check() -> None:
     line = "a=candidate:1 1 udp 2122194687 198.51.100.1 {port} typ host\r\n"
     many = "".join(line.format(port=port) for port in range(1024, 1524))

@@ -75,7 +75,7 @@ def read_offer(sdp: str) -> OfferedAudio:
     _check_secure(session, sections[index])
     mid = _value(sections[index], "a=mid:")
     bundled = any(line.startswith("a=group:BUNDLE") for line in session)
-    kept = [line for line in session if not line.startswith("a=group:")]
+    kept = [line for line in session if not line.startswith(("a=group:", "a=end-of-candidates"))]
     if bundled and mid is not None:
         kept.append(f"a=group:BUNDLE {mid}")
     return OfferedAudio(
@@ -148,11 +148,12 @@ def _check_secure(session: list[str], audio: list[str]) -> None:
 def _without_extras(section: list[str]) -> Iterator[str]:
     """Without header extensions, which nobody here reads, and with the candidates worth a check.
 
-    A name in .local is left out: to resolve it costs seconds, and its owner reaches us anyway.
+    A name in .local is left out: to resolve it costs seconds, and its owner reaches us anyway. So is the end
+    of the candidates: a connection that knows there are no more gives up where all were such names (Firefox).
     """
     candidates = 0
     for line in section:
-        if line.startswith("a=extmap"):
+        if line.startswith(("a=extmap", "a=end-of-candidates")):
             continue
         if line.startswith("a=candidate:"):
             candidates += 1
