@@ -277,6 +277,25 @@ def test_on_a_gpu_graphs_and_kernels_say_what_the_cpu_says(folder: Path) -> None
     assert agreed / total > 0.95
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_a_gpu_the_embedded_model_says_what_it_says_on_a_cpu() -> None:
+    weights = Path(__file__).parent.parent / "configs" / "tiny-moshi"
+    engines = [
+        ModelRunner.load(Checkpoint.find(weights), 2, RunnerOptions(device=device, dtype="float32"))
+        for device in ("cpu", "cuda")
+    ]
+    for engine in engines:
+        engine.open(0, GREEDY)
+        engine.open(1, GREEDY)
+    random = np.random.default_rng(3)
+    for _ in range(60):
+        pcm = noise(random, 2)
+        left, right = (engine.step(pcm, np.ones(2, bool)) for engine in engines)
+        np.testing.assert_array_equal(left.text, right.text)
+        np.testing.assert_allclose(left.pcm, right.pcm, atol=1e-3)
+
+
 def test_the_same_seed_writes_the_same_checkpoint(tmp_path: Path, folder: Path) -> None:
     write_checkpoint(tmp_path, 3, SMALL_LM, SMALL_MIMI)
     for name in (
