@@ -63,6 +63,11 @@ SipCodec = Literal["PCMU", "PCMA", "G722", "opus"]
 SIP_CODECS: tuple[SipCodec, ...] = ("PCMU", "PCMA", "G722", "opus")
 
 
+Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^\s/]+)$")]
+IceUrl = Annotated[str, Field(pattern=r"^(stun|stuns|turn|turns):[^\s/]+$")]
+IceUrls = Annotated[tuple[IceUrl, ...], BeforeValidator(listed), Field(min_length=1)]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -70,7 +75,7 @@ class _Section(BaseModel):
 class IceServer(_Section):
     """One STUN or TURN server, as browsers spell it."""
 
-    urls: Words
+    urls: IceUrls
     """Such as `stun:stun.example.org` or `turn:turn.example.org:3478?transport=udp`."""
     username: str | None = None
     credential: SecretStr | None = None
@@ -95,7 +100,7 @@ class HttpSettings(_Section):
     """PEM certificate chain; with tls_key the page is served over https."""
     tls_key: ReadableFile | None = None
     """PEM private key of tls_cert."""
-    origins: Words = ()
+    origins: Annotated[tuple[Origin, ...], BeforeValidator(listed)] = ()
     """Further origins whose pages may call, such as `https://shop.example`; `*`: any. Our own always may."""
     ice_servers: Annotated[tuple[IceServer, ...], BeforeValidator(listed)] = ()
     """STUN and TURN servers for browsers and for the gateway."""
@@ -119,7 +124,7 @@ class SipSettings(_Section):
     """Address to receive RTP on; unset: as host."""
     rtp_ports: PortRange = (16384, 32766)
     """Lowest and highest UDP port for RTP, a pair a call; 0 and 0 take any free ports."""
-    user_agent: str = "moshi-gateway"
+    user_agent: Annotated[str, Field(pattern=r"^[ -~]*$")] = "moshi-gateway"
     """Name in the Server and User-Agent headers."""
     open: bool | None = None
     """Let anybody call. Unset: only as long as no trunk is configured."""

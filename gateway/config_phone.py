@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from engine.api import SAMPLE_RATE
 from gateway.audio_file import AudioFileError, read_audio
 from gateway.media.messages import LONGEST_ANNOUNCEMENT_S
+from sip.uri import parse_uri
 
 
 def listed(value: object) -> object:
@@ -55,6 +56,23 @@ def _checked_recording(value: Path) -> Path:
     return value
 
 
+def _checked_uri(value: str) -> str:
+    try:
+        uri = parse_uri(value)
+    except ValueError as error:
+        raise ValueError(f"{error}; such as sip:1000@pbx.example:5070;transport=tcp") from None
+    if uri.param("transport") not in (None, "udp", "tcp", "tls"):
+        raise ValueError("the transport must be udp, tcp or tls")
+    return value
+
+
+def _checked_host(value: str) -> str:
+    port = value.rpartition("]")[2].rpartition(":")[2]
+    if port.isdigit() and ":" in value.rpartition("]")[2] and not 0 < int(port) < 65_536:
+        raise ValueError("the port must be 1 to 65535")
+    return value
+
+
 def _route(value: object) -> object:
     """A route may be its persona's name alone."""
     return {"persona": value} if isinstance(value, str) else value
@@ -72,8 +90,14 @@ Networks = Annotated[tuple[Network, ...], BeforeValidator(listed)]
 ReadableFile = Annotated[Path, AfterValidator(_checked_file)]
 Recording = Annotated[Path, AfterValidator(_checked_recording)]
 Words = Annotated[tuple[str, ...], BeforeValidator(listed)]
-SipUri = Annotated[str, Field(pattern=r"^sips?:[^\s<>]+$")]
-SipHost = Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+)(:\d{1,5})?$")]
+SipUri = Annotated[str, Field(pattern=r"^sips?:[^\s<>]+$"), AfterValidator(_checked_uri)]
+SipHost = Annotated[
+    str,
+    Field(pattern=r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+)(:\d{1,5})?$"),
+    AfterValidator(_checked_host),
+]
+SipUser = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.!~*'()&=+$,;?/%-]+$")]
+"""RFC 3261 §25.1."""
 
 
 class _Section(BaseModel):
@@ -123,7 +147,7 @@ class AccountSettings(_Section):
 
     registrar: SipUri
     """Such as sip:pbx.example or sip:192.0.2.5:5070;transport=tcp."""
-    user: str
+    user: SipUser
     """The extension, such as 1000."""
     username: str | None = None
     """Name for digest authentication; unset: as user."""
