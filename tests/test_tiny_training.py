@@ -51,7 +51,7 @@ def test_every_stage_runs_resumes_and_leaves_a_checkpoint_that_holds_a_call(tmp_
     for name in ("callers-train", "callers-test", "agent"):
         for kind in ("npy", "json"):
             shutil.copy(state / f"{name}.{kind}", tmp_path / "further")
-    log = run("train.semantic", *further, "--minutes", "0.05", "--rows", "8", "--keep-book")
+    log = run("train.semantic", *further, "--minutes", "0.05", "--rows", "8", "--keep-book", "--feeders", "2")
     assert "started from given weights" in log and "held" in log
     kept = torch.load(state / "acoustic.pt", weights_only=True)
     assert kept["steps"] > 2 and kept["active_s"] >= 0.2 * 60

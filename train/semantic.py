@@ -24,8 +24,8 @@ from torch.nn import functional
 from engine.model.tiny_codec import CausalConv, TinyCodecConfig, TinyNet, log_mel, mel_bank, nearest
 from train import receptionist as script
 from train import sounds
-from train.callers import HOP, Batch, Callers, Lexicon, meaning_labels, set_aside, word_frames
-from train.data import AgentStore, CallerStore, Utterance
+from train.callers import HOP, Batch, Lexicon, fed, meaning_labels, set_aside, word_frames
+from train.data import CallerStore, Utterance
 from train.loop import Loop, adamw, device_option, halves, here, log, prepare, whole
 from train.rvq import RvqTrainer
 
@@ -273,7 +273,9 @@ def accuracy(stage: SemanticStage, store: CallerStore) -> dict[str, float]:
     return {"seen": sum(hits[True]) / len(hits[True]), "unseen": sum(hits[False]) / len(hits[False])}
 
 
-def train(state: Path, minutes: float, rows: int, check_every: int, keep_book: bool) -> None:
+def train(
+    state: Path, minutes: float, rows: int, check_every: int, keep_book: bool, feeders: int = 0
+) -> None:
     store, held_out = CallerStore(state, "train"), CallerStore(state, "test")
     kept, aside = set_aside(store.utterances)
     lexicon = Lexicon(kept, state / "phones.json")
@@ -286,8 +288,7 @@ def train(state: Path, minutes: float, rows: int, check_every: int, keep_book: b
         minutes,
         2e-3 if keep_book else 2.5e-3,
     )
-    store.utterances = kept
-    callers = iter(Callers(store, AgentStore(state), rows, loop.steps + 1))
+    callers = fed(state, rows, loop.steps + 1, feeders)
     memory = Memory(CONFIG.meaning_width)
     log.info("%d utterances, %d aside, %d words", len(kept), len(aside), len(lexicon))
     while loop.running:
@@ -318,9 +319,10 @@ def main() -> None:
     parser.add_argument("--check-every", type=int, default=500)
     parser.add_argument("--keep-book", action="store_true", help="after train.start: codebook 1 stays")
     device_option(parser)
+    parser.add_argument("--feeders", type=int, default=0, help="processes that make batches; 0: none")
     chosen = parser.parse_args()
     prepare(2, chosen.device)
-    train(chosen.state, chosen.minutes, chosen.rows, chosen.check_every, chosen.keep_book)
+    train(chosen.state, chosen.minutes, chosen.rows, chosen.check_every, chosen.keep_book, chosen.feeders)
 
 
 if __name__ == "__main__":
