@@ -6,7 +6,7 @@ Three parts. Live: callers over SIP and WebRTC, in real time, of a whole gateway
 without a pause; times are of the wire: from the packet in which a caller's utterance begins (5 ms at -40
 dBFS) to the packet with the last of the agent's samples above -50 dBFS. Stepped: the same through RTP, plane,
 engine and floor in made-up time, exact and untouched by other load, 20 ms a step. Echo: calls in which
-nobody speaks but the agent, whose voice comes back.
+nobody speaks but the agent, whose voice comes back: the first seconds of many, and a few that last.
 
 Utterances during which the machine stood still for 40 ms or more are left out of the live figures, and
 counted as disturbed: run it on an idle machine. A stop is a cut (Interrupted): what was only lowered or held
@@ -69,7 +69,9 @@ def options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="fewer and shorter runs, at most 60 s")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the JSON line here too")
     parser.add_argument("--speech", type=Path, metavar="DIR", default=default_folder())
-    parser.add_argument("--only", choices=("live", "stepped", "echo"), help="one part of the three")
+    parser.add_argument(
+        "--only", nargs="+", choices=("live", "stepped", "echo"), help="some parts of the three"
+    )
     return parser.parse_args()
 
 
@@ -245,16 +247,39 @@ async def echo(report: Report, agents: dict[int, Pcm], seconds: float, delays: S
             report.rows[-1]["stops_before"] = first
 
 
+async def beginnings(report: Report, agents: dict[int, Pcm], turns: int, delays: Sequence[float]) -> None:
+    """The first seconds of many calls in which only the agent speaks, and cancellers have yet to converge."""
+    paths = [EchoPath(delay, erl) for erl in (12, 20) for delay in delays for _ in range(turns)]
+    for policy in TALKS:
+        calls = SteppedCalls(len(paths), agents)
+        records = [await calls.call(policy, scenes.silence(LEAD_S), path) for path in paths]
+        await calls.run(LEAD_S)
+        calls.close()
+        for erl in (12, 20):
+            chosen = [r for r, path in zip(records, paths, strict=True) if path.erl_db == erl]
+            events = [event for record in chosen for _, event in record.events]
+            report.row(
+                part="echo",
+                case=f"first {LEAD_S:g} s of {len(chosen)} calls, -{erl} dB",
+                policy=policy.value,
+                minutes=round(len(chosen) * LEAD_S / 60, 1),
+                false_stops=sum(isinstance(event, Interrupted) for event in events),
+                held=sum(isinstance(event, Held) for event in events),
+                lowered=sum(isinstance(event, Ducked) for event in events),
+            )
+
+
 async def run(report: Report, chosen: argparse.Namespace) -> None:
     voices = scenes.load(chosen.speech)
     agents = {RATE: voices.agent, 24_000: upsampled(voices.agent, 3)}
-    quick, only = chosen.quick, chosen.only
-    if only in (None, "live"):
+    quick, parts = chosen.quick, chosen.only or ("live", "stepped", "echo")
+    if "live" in parts:
         await live(report, voices, agents, 2 if quick else 10, list(PATHS)[: 2 if quick else None])
-    if only in (None, "stepped"):
+    if "stepped" in parts:
         await stepped(report, voices, agents, 1 if quick else 10)
-    if only in (None, "echo"):
+    if "echo" in parts:
         delays = (40, 300) if quick else (40, 80, 120, 160, 200, 250, 300)
+        await beginnings(report, agents, 1 if quick else 12, delays)
         await echo(report, agents, 10.0 if quick else 150.0, delays)
 
 
