@@ -68,7 +68,7 @@ class EchoReport:
     mended: int = 0
     """Times the path had moved and was followed."""
     settled: bool = False
-    """The filter has converged and has not diverged since; or there is no echo."""
+    """The filter has converged and has not diverged since; or no echo has shown."""
 
 
 class EchoCanceller:
@@ -141,13 +141,14 @@ class EchoCanceller:
         return self._rows.left(rows, self._residual.left[rows])
 
     def sure(self, rows: Rows) -> Flags:
-        """Rows (n,) of which left() can be relied on: without an echo, or with a filter that has converged.
+        """Rows (n,) of which left() can be relied on: no echo has shown, or a filter that has converged.
 
         Not in a call's first second, nor after its path has changed, until the filter is seen to work again.
         """
         state = self._rows
         listening = state.state[rows] == LISTENING
-        return np.asarray(np.where(listening, state.known_clean(rows), state.settled[rows]), np.bool_)
+        clean = state.known_clean(rows) | state.unlike(rows)
+        return np.asarray(np.where(listening, clean, state.settled[rows]), np.bool_)
 
     def noise(self, rows: Rows) -> F32:
         """Noise power per sample (n,) of the lines themselves, before it was turned down with the echo."""
@@ -157,9 +158,10 @@ class EchoCanceller:
         state = self._rows
         restarts, mended = int(state.restarts[row]), int(state.mended[row])
         kind = ("listening", "starting", "tracking")[int(state.state[row])]
+        sure = bool(self.sure(np.array([row]))[0])
         if kind == "listening":
             known = bool(state.known_clean(np.array([row]))[0])
-            return EchoReport("clean" if known else kind, restarts=restarts, mended=mended, settled=known)
+            return EchoReport("clean" if known else kind, restarts=restarts, mended=mended, settled=sure)
         return EchoReport(
             kind,
             float(state.lag[row]) * LAG_UNITS_MS,
@@ -168,7 +170,7 @@ class EchoCanceller:
             1e6 * float(self._align.pace[row]),
             restarts,
             mended,
-            bool(state.settled[row]),
+            sure,
         )
 
     # -- is there an echo, and where?

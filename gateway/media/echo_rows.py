@@ -195,12 +195,15 @@ class EchoRows:
         """Rows (n,) that have been looked at for long enough to have shown an echo."""
         return np.asarray(self.looked[rows] >= CLEAN_AFTER, dtype=np.bool_)
 
+    def unlike(self, rows: Rows) -> Flags:
+        """Rows (n,) of which enough was heard that an echo in it would have shown."""
+        return np.asarray(self.compared[rows] >= UNLIKE_AFTER, dtype=np.bool_)
+
     def left(self, rows: Rows, residual: F32) -> F32:
         """Echo power that may remain (n,), given what the residual stage says."""
         unknown = (self.state[rows] == LISTENING) & ~self.known_clean(rows)
         most = UNKNOWN_ECHO * self.sent_peak[rows]
-        unlike = self.compared[rows] >= UNLIKE_AFTER
-        most = np.where(unlike, np.minimum(most, UNLIKE * self.compared_power[rows]), most)
+        most = np.where(self.unlike(rows), np.minimum(most, UNLIKE * self.compared_power[rows]), most)
         left = np.where(unknown, most, residual)
         suspect = self.bad[rows] > 0
         left = np.where(suspect, np.maximum(left, self.heard_fast[rows]), left)
