@@ -33,6 +33,8 @@ LOUDER = np.float32(4)
 PEAK_FADE = np.float32(0.98)
 SETTLED_DB, UNSETTLED_DB = np.float32(6), np.float32(3)
 """How much of the echo a filter must take off, lately, to have converged; and under which it has not."""
+HARMLESS_DB, HARMFUL_DB = np.float32(-1), np.float32(-3)
+"""The same of a filter that has learned for 3 s: behind a speech codec no filter takes off much more."""
 OFF_LEAST_DB, OFF_MOST_DB = np.float32(-6), np.float32(20)
 """One block's say in that."""
 SETTLING = np.float32(0.1)
@@ -188,8 +190,10 @@ class EchoRows:
         off = np.float32(10) * np.log10((heard + SILENT) / (error + SILENT))
         step = np.clip(off, OFF_LEAST_DB, OFF_MOST_DB) - self.off_db[rows]
         self.off_db[rows] += SETTLING * telling * step
-        enough = self.off_db[rows] >= np.where(self.settled[rows], UNSETTLED_DB, SETTLED_DB)
-        self.settled[rows] = enough & (self.bad[rows] < SUSPICIOUS)
+        starting, settled = self.state[rows] == STARTING, self.settled[rows]
+        young = np.where(settled, UNSETTLED_DB, SETTLED_DB)
+        least = np.where(starting, young, np.where(settled, HARMFUL_DB, HARMLESS_DB))
+        self.settled[rows] = (self.off_db[rows] >= least) & (self.bad[rows] < SUSPICIOUS)
 
     def known_clean(self, rows: Rows) -> Flags:
         """Rows (n,) that have been looked at for long enough to have shown an echo."""
