@@ -10,6 +10,7 @@ import asyncio
 import base64
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,9 @@ from scipy.signal import resample_poly
 from bench.barge_calls import served
 from bench.barge_scenes import at_level, without_pauses
 from bench.echo_scenes import read_flac
-from gateway.duplex import DuplexEvent, Interrupted, Policy
+from gateway.duplex import Ducked, DuplexEvent, Interrupted, Policy
 from tests.chromium import chromium
+from tests.peers import StallWatch
 
 pytestmark = pytest.mark.peer
 
@@ -29,6 +31,7 @@ SPEECH = Path(__file__).parent / "data" / "speech"
 ALONE_S = 14.0
 """The agent's echo and nothing else."""
 WORDS_S = 3.0
+ATTEMPTS = 3
 
 # The page asks for a microphone and gets this one. What it plays is taken from the connection's own track.
 LOUD_ROOM = """
@@ -111,25 +114,57 @@ async def call_in_a_loud_room(
         yield page, events
 
 
-@pytest.mark.timeout(120)
-@pytest.mark.parametrize(("delay_ms", "echo_db"), [(150.0, -12.0), (300.0, -20.0)])
-async def test_the_agent_hears_a_caller_in_a_loud_room_and_not_itself(
-    delay_ms: float, echo_db: float
-) -> None:
+@dataclass
+class Heard:
+    """One call."""
+
+    played: float
+    """dBFS of the agent, at the loudspeaker."""
+    taken: float
+    """dBFS of the microphone while the caller was silent."""
+    over_words: float
+    """dBFS of the agent after most of the caller's words."""
+    alone: list[DuplexEvent]
+    words: list[DuplexEvent]
+    """What was told while the agent was alone, and from the caller's words on."""
+
+
+async def call(delay_ms: float, echo_db: float) -> Heard:
     async with call_in_a_loud_room(Policy.DUCK, delay_ms, echo_db) as (page, events):
         levels = []
         for _ in range(round(2 * ALONE_S)):
             await asyncio.sleep(0.5)  # of real time: this is how long the room is heard
             levels.append(await page.evaluate("() => window.room.levels()"))
-        played, taken = (np.median([level[key] for level in levels[4:]]) for key in ("played", "taken"))
-        print(f"played {played:.1f} dBFS, taken in {taken:.1f} dBFS, {[type(e).__name__ for e in events]}")
-        assert played > -35 and abs(taken - played - echo_db) < 4, "the echo was there"
-        assert not [event for event in events if isinstance(event, Interrupted)]
+        alone = events.copy()
         events.clear()
-
         await page.evaluate("([text, rate]) => window.room.say(text, rate)", [callers_words(), 8_000])
         await asyncio.sleep(WORDS_S - 0.5)
         after = await page.evaluate("() => window.room.levels()")
-        print(f"{after['played']:.1f} dBFS after {WORDS_S - 0.5} s of words", events)
-        assert [event for event in events if isinstance(event, Interrupted)]
-        assert after["played"] < played - 25, "it fell silent while he spoke"
+        played, taken = (
+            float(np.median([level[key] for level in levels[4:]])) for key in ("played", "taken")
+        )
+        return Heard(played, taken, after["played"], alone, events.copy())
+
+
+def cuts(events: list[DuplexEvent]) -> int:
+    return sum(isinstance(event, Interrupted) for event in events)
+
+
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize(("delay_ms", "echo_db"), [(150.0, -12.0), (300.0, -20.0)])
+async def test_the_agent_hears_a_caller_in_a_loud_room_and_not_itself(
+    delay_ms: float, echo_db: float
+) -> None:
+    """Where the machine stands still the browser plays faster to catch up, a third of a second in the first
+    four: an echo stretched all the time is none that a filter can follow. Then it is tried again."""
+    for _ in range(ATTEMPTS):
+        with StallWatch() as machine:
+            heard = await call(delay_ms, echo_db)
+        lowered = sum(isinstance(event, Ducked) for event in heard.alone)
+        print(f"played {heard.played:.1f} dBFS, taken in {heard.taken:.1f}, lowered {lowered} times alone")
+        assert heard.played > -35 and abs(heard.taken - heard.played - echo_db) < 4, "the echo was there"
+        if not cuts(heard.alone) or not machine.stalls:
+            break
+    assert not cuts(heard.alone), "it took itself for a caller"
+    assert cuts(heard.words), "it did not hear the caller"
+    assert heard.over_words < heard.played - 25, "it fell silent while he spoke"
