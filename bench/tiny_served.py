@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 import wave
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ GREETED_S = 5.2
 """By then the greeting has been said and a caller may ask."""
 ANSWERED_S = 9.0
 """How long a caller listens after the question."""
+PATIENCE, BUSY_S = 30, 2.0
+"""A gateway that finds its machine busy takes fewer calls: try so often, so far apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +71,20 @@ def _call(uri: str, question: Pcm, stem: Path) -> Pcm:
     command = [sys.executable, "-m", "gateway", "call", uri, "--in", str(said), "--out", str(recording)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MG_")}
     environment |= {"MG_SIP__HOST": "127.0.0.1", "MG_SIP__PORT": "0", "MG_SIP__RTP_PORTS": "0,0"}
-    done = subprocess.run(
-        [*command, "--tail", str(ANSWERED_S)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        env=environment,
-        timeout=90,
-        check=False,
-    )
+    for _ in range(PATIENCE):
+        done = subprocess.run(
+            [*command, "--tail", str(ANSWERED_S)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            timeout=90,
+            check=False,
+        )
+        if b"no call: 503" not in done.stdout:
+            break
+        time.sleep(BUSY_S)
     if done.returncode:
-        raise RuntimeError(f"a call to the gateway failed: {done.stderr.decode()[-500:]}")
+        raise RuntimeError(f"a call to the gateway failed: {done.stdout.decode()[-500:]}")
     with wave.open(str(recording)) as stereo:
         raw, rate = np.frombuffer(stereo.readframes(stereo.getnframes()), np.int16), stereo.getframerate()
     heard = raw.reshape(-1, 2)[:, 1].astype(np.float32) / 32_768
