@@ -25,10 +25,12 @@ ORACLE := moshi==0.2.13 einops sphn
 run: $(VENV)/.ready-to-run
 	@exec $(BIN)/moshi-gateway serve --config $(CONFIG) $(ARGS)
 
-# The quick part on all cores; then, one after another, what takes long or is timed. pytest's 5: ARGS chose none.
+# The quick part and what takes long on all cores; then, one after another, the calls with real programs, which are
+# timed. pytest's 5: ARGS chose none.
 test: $(VENV)/.ready-to-test peers
 	$(PYTEST) -n auto -rs -m "$(QUICK)" $(ARGS) || [ $$? -eq 5 ]
-	$(PYTEST) -rsR -m "not ($(QUICK))" $(ARGS) || [ $$? -eq 5 ]
+	$(PYTEST) -n auto -rsR -m "slow and not peer and not gpu" $(ARGS) || [ $$? -eq 5 ]
+	$(PYTEST) -rsR -m "peer or gpu" $(ARGS) || [ $$? -eq 5 ]
 
 unit: $(VENV)/.ready-to-test
 	$(PYTEST) -n auto -rs -m "$(QUICK)" $(ARGS)
