@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from bench import echo_peers, echo_scenes
 from bench.echo_measures import Marks, measure, total
 from bench.echo_scenes import Scene
+from bench.report import machine
 from gateway.media.echo import EchoCanceller
 from gateway.media.processing import DuplexProcessing
 
@@ -175,6 +176,7 @@ def main() -> None:
     line = json.dumps(
         {
             "bench": "echo",
+            "machine": machine(),
             "voices": voices,
             "columns": sums,
             "wide": wide,
