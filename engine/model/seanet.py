@@ -84,9 +84,8 @@ class ConvTranspose:
 
     def _spread(self, x: Tensor) -> Tensor:
         if self.groups == x.shape[1] and x.shape[-1] == 1 and self.bias is None:
-            return (
-                x * self.weight[:, 0]
-            )  # the same products; cuDNN takes 0.5 ms for them at B = 32 on an H100
+            # The same products; cuDNN takes 0.5 ms for them at B = 32 on an H100.
+            return x * self.weight[:, 0]
         return F.conv_transpose1d(x, self.weight, self.bias, self.stride, groups=self.groups)
 
 
