@@ -18,6 +18,7 @@ from engine.rows import AudioRows
 from gateway.media import g711
 from gateway.media.messages import MediaEvent, RtpMedia
 from gateway.media.plane import MediaPlane, MediaSettings
+from sip.srtp import SrtpContext
 
 DATA = Path(__file__).parent / "data"
 BLOCK = 160
@@ -38,7 +39,12 @@ def bound_socket() -> socket.socket:
 
 
 class Phone:
-    """One G.711 caller: says `pcm` (then silence) in 20 ms packets and keeps what it hears by timestamp."""
+    """One G.711 caller: says `pcm` (then silence) in 20 ms packets and keeps what it hears by timestamp.
+
+    With a `context` it encrypts what it says and decrypts what it hears.
+    """
+
+    context: SrtpContext | None = None
 
     def __init__(self, pcm: np.ndarray, law: int = 0, ssrc: int = 0x1234) -> None:
         self.sock = bound_socket()
@@ -60,7 +66,8 @@ class Phone:
         header = HEADER.pack(0x80, kind, self.sequence & 0xFFFF, self.timestamp & 0xFFFF_FFFF, self.ssrc)
         self.sequence += 1
         self.timestamp += BLOCK
-        return header + payload
+        packet: bytes = header + payload
+        return self.context.protect(packet) if self.context else packet
 
     def say(self, lost: bool = False) -> None:
         datagram = self.packet()
@@ -74,8 +81,9 @@ class Phone:
             except BlockingIOError:
                 return
             if 192 <= data[1] <= 223:
-                self.reports.append(data)
+                self.reports.append(self.context.unprotect_rtcp(data) if self.context else data)
                 continue
+            data = self.context.unprotect(data) if self.context else data
             _, _, sequence, timestamp, _ = HEADER.unpack_from(data)
             self.heard.append((step, sequence, timestamp, data[12:]))
 
