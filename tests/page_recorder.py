@@ -104,7 +104,7 @@ class Heard:
         by a jitter buffer turns a longer window against itself. Of every 5 s, one is looked at."""
         second = MEASURED
         found = [
-            likeness(self.received[at : at + second], self.sent[at - second : at + second], MEASURED, 0.1)
+            likeness(self.received[at : at + second], self.sent[at - second : at + second], MEASURED)
             for at in range(second, len(self.received) - second + 1, 5 * second)
         ]
         return float(np.median(found))

@@ -24,7 +24,7 @@ async def test_what_is_said_comes_back() -> None:
     async with live_gateway() as gateway, caller(gateway.url) as peer:
         await peer.speak(SOUND)
         heard = peer.heard()
-    assert likeness(heard[24_000:], SOUND, 24_000, 0.1) >= 0.85
+    assert likeness(heard[24_000:], SOUND, 24_000) >= 0.85
 
 
 @pytest.mark.slow
