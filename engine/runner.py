@@ -91,6 +91,11 @@ class ModelRunner:
             self._prompts.warm_up()
 
     @property
+    def device(self) -> torch.device:
+        """Where the model lies."""
+        return self._lm.table.device
+
+    @property
     def window_pages(self) -> int:
         """Pages one slot holds at most."""
         return self._cache.columns

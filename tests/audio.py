@@ -105,8 +105,8 @@ def overlap(heard: Signal, sent: Signal, lag: int) -> tuple[Signal, Signal]:
 def likeness(heard: Signal, sent: Signal, rate: int = 8_000, window_s: float = 0.1) -> float:
     """Median correlation of windows of what was heard, each with what was sent at the delay it has itself.
 
-    So a jitter buffer that changes its delay in mid-call is not taken for distortion. Windows are short because
-    it may do so four times a second when a call begins: of windows of 0.25 s, half would then hold a seam.
+    So a jitter buffer that changes its delay in mid-call is not taken for distortion. Windows are short
+    because it may do so four times a second when a call begins: of windows of 0.25 s, half would hold a seam.
     """
     size = int(rate * window_s)
     lag = align(heard, sent).lag

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import itertools
 import time
 from pathlib import Path
 
@@ -91,6 +92,18 @@ async def test_start_tells_its_stages_measures_ticks_and_talks_in_real_time(chec
     await engine.stop()
     with pytest.raises(SlotClosed):
         await slot.read()
+
+
+@pytest.mark.slow
+async def test_a_machine_that_is_busy_at_start_costs_no_calls_and_is_told_of(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    looks = itertools.count(step=100)  # a second look at the clock comes 100 s later
+    monkeypatch.setattr("engine.local.time.perf_counter", lambda: float(next(looks)))
+    engine = LocalEngine(LocalOptions(str(checkpoint), slots=2))
+    await engine.load()
+    assert engine.capacity().slots == 2
+    assert "measuring took 100.0 s for 0." in caplog.text
 
 
 @pytest.mark.slow
