@@ -1,6 +1,7 @@
 """EchoEngine: the caller's own voice at the delay asked for, after a pleasant greeting."""
 
 import asyncio
+import os
 import time
 
 import numpy as np
@@ -87,6 +88,26 @@ async def test_the_thread_ticks_on_the_phase_asked_for_and_wakes_its_readers() -
     since = (time.monotonic() - phase) % TICK_S
     assert all(np.array_equal(frame.pcm, voice(1, seed=k)) for k, frame in enumerate(frames))
     assert since < 0.060  # a busy machine; a clock that ignored its phase would fail at times only
+    await engine.stop()
+
+
+async def test_the_thread_asks_to_go_first_and_ticks_where_it_may_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[tuple[int, int, int]] = []
+
+    def refused(which: int, who: int, priority: int) -> None:
+        asked.append((which, who, priority))
+        raise PermissionError
+
+    monkeypatch.setattr("engine.tick.os.setpriority", refused)
+    engine = EchoEngine(delay_s=0.0, greeting=False)
+    await engine.start()
+    slot = await engine.open()
+    slot.write(voice(1))
+    assert np.array_equal((await asyncio.wait_for(slot.read(), 5)).pcm, voice(1))
+    ((which, who, priority),) = asked
+    assert which == os.PRIO_PROCESS and who not in (0, os.getpid()) and priority < 0
     await engine.stop()
 
 
