@@ -38,7 +38,7 @@ class Plan:
 
     name: str
     kv_dtype: str | None
-    weights: str | None
+    weight_dtype: str | None
     batches: tuple[int, ...]
     full: tuple[int, ...]
     """Batches to try with every window full."""
@@ -318,7 +318,7 @@ def main() -> None:
     for number, plan in enumerate(plans):
         slots = max(plan.batches)
         try:
-            runner = build_runner(model, device, slots, plan.kv_dtype, plan.weights)
+            runner = build_runner(model, device, slots, plan.kv_dtype, plan.weight_dtype)
         except (EngineError, MemoryError, torch.cuda.OutOfMemoryError) as error:
             report.line("ours", plan=plan.name, does_not_fit=f"{type(error).__name__} at {slots} slots")
             release(device)

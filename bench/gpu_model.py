@@ -31,13 +31,13 @@ def model_for(tiny: bool) -> Model:
 
 
 def build_runner(
-    model: Model, device: torch.device, slots: int, kv_dtype: str | None, weights: str | None
+    model: Model, device: torch.device, slots: int, kv_dtype: str | None, weight_dtype: str | None
 ) -> ModelRunner:
     """A ModelRunner over random weights made on the device."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    options = RunnerOptions(device=device.type, kv_dtype=kv_dtype, weights=weights)
+    options = RunnerOptions(device=device.type, kv_dtype=kv_dtype, weight_dtype=weight_dtype)
     invented = Invented(0, device, dtype, remember=False)
-    invented.float8 = weights == "float8"
+    invented.float8 = weight_dtype == "float8"
     with torch.no_grad():
         lm = LM(invented, model.lm)
         mimi = Mimi(Invented(1, device, remember=False), model.mimi, model.lm.codebooks)

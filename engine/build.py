@@ -53,7 +53,7 @@ class RunnerOptions:
     """`float32`, `bfloat16`; None: bfloat16 on CUDA, float32 elsewhere."""
     kv_dtype: str | None = None
     """None: as dtype. `float8` halves the memory of a call."""
-    weights: str | None = None
+    weight_dtype: str | None = None
     """None: as dtype. `float8` halves what a tick reads (H100 and newer, L4, RTX 4090)."""
     context: int | None = None
     """Frames of attention; None: the checkpoint's (3,000 = 240 s for Moshi). Calls have no length limit."""
@@ -180,7 +180,7 @@ def load_lm(checkpoint: Checkpoint, device: torch.device, options: RunnerOptions
     agent = config.n_q // 2 if config.dep_q == config.n_q else None
     dtype = _dtype(options.dtype, device)
     weights = open_weights(checkpoint.weights, device, dtype, checkpoint.lora, checkpoint.lora_scaling)
-    if options.weights == "float8":
+    if options.weight_dtype == "float8":
         must_multiply_float8(device)
         weights.float8 = True
     if options.context is not None:

@@ -141,7 +141,7 @@ def load_runner(options: LocalOptions, progress: Progress) -> ModelRunner:
     laid_out = RunnerOptions(
         device=options.device,
         dtype=options.dtype,
-        weights=options.weight_dtype,
+        weight_dtype=options.weight_dtype,
         kv_dtype=options.kv_dtype,
         context=options.context,
         pages=options.pages,

@@ -102,7 +102,7 @@ def test_int8_weights_are_dequantised(original: Path, folder: Path) -> None:
 
 def test_float8_weights_speak_much_as_float32_ones_do(original: Path) -> None:
     exact = load_lm(Checkpoint.find(original), CPU, RunnerOptions())
-    coarse = load_lm(Checkpoint.find(original), CPU, RunnerOptions(weights="float8"))
+    coarse = load_lm(Checkpoint.find(original), CPU, RunnerOptions(weight_dtype="float8"))
     tokens = torch.randint(0, 200, (40, 17), generator=torch.Generator().manual_seed(1))
     logits = []
     for lm in (exact, coarse):
