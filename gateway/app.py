@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import gc
 import logging
 import random
@@ -20,7 +19,6 @@ from gateway import engines
 from gateway.banner import StartUp, banner, notes, page_url, sip_uri
 from gateway.config import Settings
 from gateway.config_phone import recording
-from gateway.config_sources import variable
 from gateway.duplex import Policy
 from gateway.floor import Floor
 from gateway.http_server import HttpServer
@@ -28,6 +26,7 @@ from gateway.legs.rtp_ports import RtpPorts
 from gateway.legs.sip import SipLine
 from gateway.legs.sip_calls import SipLineSettings, local_address
 from gateway.legs.trunks import Trunks, access
+from gateway.listening import CannotListen, open_phone_port, taken
 from gateway.media.face import MediaError, MediaSettings, carried
 from gateway.media.inline import InlineMedia
 from gateway.media.processes import MediaProcesses
@@ -56,10 +55,6 @@ FILES = 65_536
 """Open files we may have, where the system lets us."""
 SPARE_DIALOGS = 200
 """Dialogs beyond the slots: callers being refused and calls being torn down."""
-
-
-class CannotListen(Exception):
-    """A port or a certificate this gateway was told to use is not to be had; the message says which."""
 
 
 class App:
@@ -159,15 +154,7 @@ class App:
             return
         ports = RtpPorts(sip.rtp_host or sip.host, *sip.rtp_ports)
         self.endpoint = Endpoint(self.agent, self._sip_event)
-        try:
-            self.sip_port = (await self.endpoint.open_udp(sip.host, sip.port))[1]
-        except OSError as error:
-            raise CannotListen(_taken("sip.port", "UDP", sip.host, sip.port, error)) from error
-        if sip.tcp:
-            try:
-                await self.endpoint.open_tcp(sip.host, self.sip_port)
-            except OSError as error:
-                raise CannotListen(_taken("sip.port", "TCP", sip.host, self.sip_port, error)) from error
+        self.sip_port = await open_phone_port(self.endpoint, sip.host, sip.port, sip.tcp)
         await self._open_tls()
         routes = self.settings.routes
         line = SipLineSettings(
@@ -191,7 +178,7 @@ class App:
         except ssl.SSLError as error:
             raise CannotListen(f"sip.tls_cert and sip.tls_key cannot be used: {error.reason}") from error
         except OSError as error:
-            raise CannotListen(_taken("sip.tls_port", "TCP", sip.host, sip.tls_port, error)) from error
+            raise CannotListen(taken("sip.tls_port", "TCP", sip.host, sip.tls_port, error)) from error
 
     async def _open_http(self) -> None:
         http = self.settings.http
@@ -201,7 +188,7 @@ class App:
         except ssl.SSLError as error:
             raise CannotListen(f"http.tls_cert and http.tls_key cannot be used: {error.reason}") from error
         except OSError as error:
-            raise CannotListen(_taken("http.port", "TCP", http.host, http.port, error)) from error
+            raise CannotListen(taken("http.port", "TCP", http.host, http.port, error)) from error
 
     async def _open_operations(self) -> None:
         admin = self.settings.admin
@@ -209,7 +196,7 @@ class App:
         try:
             await self.operations.start()
         except OSError as error:
-            raise CannotListen(_taken("admin.port", "TCP", admin.host, admin.port or 0, error)) from error
+            raise CannotListen(taken("admin.port", "TCP", admin.host, admin.port or 0, error)) from error
         assert self.http is not None
         self.http.metrics.registry.register(PhoneMetrics(self.switchboard, self.agent, self.trunks))
         self.http.metrics.registry.register(MediaMetrics(self.media))
@@ -286,10 +273,3 @@ def _wake(loop: asyncio.AbstractEventLoop, what: Callable[[], None]) -> None:
     """From any thread; a loop that has closed needs no waking."""
     if not loop.is_closed():
         loop.call_soon_threadsafe(what)
-
-
-def _taken(key: str, protocol: str, host: str, port: int, error: OSError) -> str:
-    taken = error.errno == errno.EADDRINUSE
-    reason = "is taken by another program" if taken else f"cannot be had: {error.strerror}"
-    name = variable(tuple(key.split(".")))
-    return f"{protocol} port {port} on {host} {reason}; stop that, or set {key} ({name})"

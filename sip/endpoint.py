@@ -34,13 +34,15 @@ class Endpoint:
         self._sending = False
 
     async def open_udp(self, host: str = "0.0.0.0", port: int = 0) -> Address:
-        """Bind a UDP socket and return where it is. Raises OSError where the port is taken."""
+        """Bind a UDP socket, in place of an earlier one, and say where. Raises OSError for a taken port."""
         transport, _ = await self._loop.create_datagram_endpoint(
             lambda: _Datagrams(self), local_addr=(host, port)
         )
         # A burst of callers fits; the kernel gives what it may.
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 21)
         bound = transport.get_extra_info("sockname")[:2]
+        if (earlier := self._udp.get(":" in bound[0])) is not None:
+            earlier.close()
         self._udp[":" in bound[0]] = transport
         self.agent.listen("udp", reachable(bound[0]), bound[1])
         return cast(Address, bound)
