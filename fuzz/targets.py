@@ -18,7 +18,7 @@ from sip import (
     access,
     auth,
     bodies,
-    dns,
+    dns_message,
     dtmf,
     headers,
     identity,
@@ -114,7 +114,7 @@ def resolver(data: bytes) -> None:
     """A name server's answer."""
     for kind in (33, 35):
         with contextlib.suppress(PeerError):
-            dns.parse_answer(data, 7, kind)
+            dns_message.parse_answer(data, 7, kind)
 
 
 def stream(data: bytes) -> None:
@@ -189,7 +189,7 @@ def seeds(name: str) -> list[bytes]:
         "header": [bytes([kind]) + value for kind in range(len(HEADER_PARSERS)) for value in values],
         "description": [*sessions, sdp.offer(OURS, seed=bytes(32)), sdp.offer(LOCAL, seed=bytes(32))],
         "media": MEDIA_SEEDS,
-        "resolver": [dns.build_query(7, "_sip._udp.example.com", kind) for kind in (33, 35)],
+        "resolver": [dns_message.build_query(7, "_sip._udp.example.com", kind) for kind in (33, 35)],
         "stream": [bytes([step]) + b"".join(rng.sample(torture, 3)) for step in (0, 6, 200)],
         "gate": [value for value in values if value.startswith(b"Digest")],
         "caller": [b"\0".join(value for value in values[:6])],

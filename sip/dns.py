@@ -1,4 +1,4 @@
-"""A small DNS client for what getaddrinfo cannot ask: NAPTR and SRV (RFC 1035, 2782, 3403)."""
+"""Dns: a small client for what getaddrinfo cannot ask, NAPTR and SRV; the sockets around sip.inquiry."""
 
 from __future__ import annotations
 
@@ -7,84 +7,23 @@ import logging
 import secrets
 import socket
 import struct
+from collections.abc import Callable, Coroutine
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 from sip.dialog import is_ip
-from sip.errors import PeerError
+from sip.dns_message import NAPTR, SRV, Record
+from sip.events import Address
+from sip.inquiry import Inquiry, Known, Servers, kept_s
 from sip.locate import NaptrRecord, SrvRecord
 
 log = logging.getLogger(__name__)
-SRV, NAPTR = 33, 35
-_HEADER = struct.Struct("!HHHHHH")
-MAX_RECORDS = 64
-TIMEOUT_S = 2.0
-
-
-class MalformedDns(PeerError):
-    """Not an answer to our question."""
-
-
-def build_query(number: int, name: str, kind: int) -> bytes:
-    """Raises UnicodeError or ValueError for a name that DNS cannot hold."""
-    labels = [label.encode("idna") for label in name.rstrip(".").split(".")]
-    if any(not 0 < len(label) < 64 for label in labels):
-        raise ValueError("not a domain name")
-    encoded = b"".join(bytes([len(label)]) + label for label in labels) + b"\0"
-    return _HEADER.pack(number, 0x0100, 1, 0, 0, 0) + encoded + struct.pack("!HH", kind, 1)
-
-
-def parse_answer(data: bytes, number: int, kind: int) -> list[SrvRecord | NaptrRecord]:
-    """The records of one kind. Raises MalformedDns and nothing else."""
-    try:
-        got, flags, questions, answers, _, _ = _HEADER.unpack_from(data)
-        if got != number or not flags & 0x8000 or questions > 1:
-            raise MalformedDns("an answer to another question")
-        at = _HEADER.size
-        for _ in range(questions):
-            at = _name(data, at)[1] + 4
-        records: list[SrvRecord | NaptrRecord] = []
-        for _ in range(min(answers, MAX_RECORDS)):
-            at = _name(data, at)[1]
-            found, _, _, length = struct.unpack_from("!HHIH", data, at)
-            at += 10
-            if found == kind:
-                records.append(_srv(data, at) if kind == SRV else _naptr(data, at))
-            at += length
-        return records
-    except (struct.error, IndexError):
-        raise MalformedDns("the answer is cut") from None
-
-
-def _name(data: bytes, at: int) -> tuple[str, int]:
-    """(name, where it ends); compression is followed, but not in circles."""
-    labels: list[str] = []
-    end: int | None = None
-    for _ in range(128):
-        length = data[at]
-        if length == 0:
-            return ".".join(labels), at + 1 if end is None else end
-        if length & 0xC0 == 0xC0:
-            end = at + 2 if end is None else end
-            at = (length & 0x3F) << 8 | data[at + 1]
-            continue
-        labels.append(data[at + 1 : at + 1 + length].decode("ascii", "replace"))
-        at += 1 + length
-    raise MalformedDns("a name without end")
-
-
-def _srv(data: bytes, at: int) -> SrvRecord:
-    priority, weight, port = struct.unpack_from("!HHH", data, at)
-    return SrvRecord(priority, weight, port, _name(data, at + 6)[0])
-
-
-def _naptr(data: bytes, at: int) -> NaptrRecord:
-    order, preference = struct.unpack_from("!HH", data, at)
-    texts: list[str] = []
-    at += 4
-    for _ in range(3):
-        texts.append(data[at + 1 : at + 1 + data[at]].decode("ascii", "replace"))
-        at += 1 + data[at]
-    return NaptrRecord(order, preference, texts[0], texts[1], _name(data, at)[0])
+BY_TCP_S = 1.0
+ADDRESS_S = 5.0
+"""How long the system may take over a host's addresses; a call waits for it."""
+KEEP_S, KEEP_NONE_S = 60.0, 5.0
+"""How long its answer is believed; it says no time itself."""
 
 
 def nameservers(path: Path = Path("/etc/resolv.conf")) -> list[str]:
@@ -97,18 +36,14 @@ def nameservers(path: Path = Path("/etc/resolv.conf")) -> list[str]:
     return [word[1] for word in words if len(word) > 1 and word[0] == "nameserver" and is_ip(word[1])]
 
 
-def is_cut(data: bytes) -> bool:
-    """There was more than a datagram holds: it must be asked for over TCP (RFC 1035 §4.2.1)."""
-    return len(data) > 2 and bool(data[2] & 0x02)
-
-
 class Dns:
-    """sip.locate's Lookup over UDP, and over TCP what is too long for that; a server that does not answer
-    makes way for the next."""
+    """sip.locate's Lookup. A question that is being asked is not asked twice, and an answer is kept for as
+    long as it says; a silent server makes way for the next."""
 
-    def __init__(self, servers: list[tuple[str, int]] | None = None, timeout_s: float = TIMEOUT_S) -> None:
-        self._servers = servers if servers is not None else [(host, 53) for host in nameservers()]
-        self._timeout_s = timeout_s
+    def __init__(self, servers: list[Address] | None = None) -> None:
+        self._servers = Servers(servers if servers is not None else [(host, 53) for host in nameservers()])
+        self._known: Known[tuple[Any, ...]] = Known()
+        self._asking: dict[tuple[str, int], asyncio.Task[tuple[Any, ...]]] = {}
 
     async def srv(self, name: str) -> list[SrvRecord]:
         return [record for record in await self._ask(name, SRV) if isinstance(record, SrvRecord)]
@@ -119,52 +54,111 @@ class Dns:
     async def addresses(self, name: str) -> list[str]:
         if is_ip(name):
             return [name]
-        try:
-            found = await asyncio.get_running_loop().getaddrinfo(name, None, type=socket.SOCK_DGRAM)
-        except (OSError, UnicodeError):
-            return []
-        return list(dict.fromkeys(str(item[4][0]) for item in found))
+        return list(await self._once((name, 0), lambda: self._resolve(name)))
 
-    async def _ask(self, name: str, kind: int) -> list[SrvRecord | NaptrRecord]:
-        number = secrets.randbits(16)
+    async def _ask(self, name: str, kind: int) -> tuple[Record, ...]:
+        return await self._once((name, kind), lambda: self._inquire(name, kind))
+
+    async def _once(
+        self, question: tuple[str, int], ask: Callable[[], Coroutine[Any, Any, tuple[Any, ...]]]
+    ) -> tuple[Any, ...]:
+        loop = asyncio.get_running_loop()
+        known = self._known.get(question, loop.time())
+        if known is not None:
+            return known
+        asking = self._asking.get(question)
+        if asking is None:
+            asking = self._asking[question] = loop.create_task(ask(), name="look up")
+            asking.add_done_callback(lambda _: self._asking.pop(question))
+        return await asyncio.shield(asking)  # whoever gives up leaves it to the others; it ends by itself
+
+    async def _resolve(self, name: str) -> tuple[str, ...]:
+        loop = asyncio.get_running_loop()
+        found: tuple[str, ...] = ()
+        with suppress(OSError, UnicodeError, TimeoutError):
+            async with asyncio.timeout(ADDRESS_S):
+                answers = await loop.getaddrinfo(name, None, type=socket.SOCK_DGRAM)
+            found = tuple(dict.fromkeys(str(item[4][0]) for item in answers))
+        self._known.keep((name, 0), found, KEEP_S if found else KEEP_NONE_S, loop.time())
+        return found
+
+    async def _inquire(self, name: str, kind: int) -> tuple[Record, ...]:
+        loop = asyncio.get_running_loop()
+        servers = self._servers.in_order(loop.time())
         try:
-            query = build_query(number, name, kind)
+            inquiry = Inquiry(name, kind, secrets.randbits(16), servers, loop.time())
         except (UnicodeError, ValueError):
-            return []
-        for server in self._servers:
+            return ()
+        await _Asking(inquiry).run()
+        if inquiry.answer is None and servers:
+            log.info("no name server answered")
+        self._servers.rest(inquiry.silent(loop.time()), loop.time())
+        records = inquiry.answer.records if inquiry.answer else ()
+        self._known.keep((name, kind), records, kept_s(inquiry.answer), loop.time())
+        return records
+
+
+class _Asking:
+    """The sockets of one inquiry, one a server: only who was asked is heard."""
+
+    def __init__(self, inquiry: Inquiry) -> None:
+        self.inquiry = inquiry
+        self.loop = asyncio.get_running_loop()
+        self.heard = asyncio.Event()
+        self.cut: list[Address] = []
+        """Servers whose answer has to be asked for again over TCP."""
+        self._open: dict[Address, asyncio.DatagramTransport] = {}
+
+    async def run(self) -> None:
+        with ExitStack() as closing:
+            while not self.inquiry.done:
+                await self._ask_who_is_due(closing)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout_at(self.inquiry.get_timer()):
+                        await self.heard.wait()
+                self.heard.clear()
+                while self.cut and not self.inquiry.done:
+                    await self._ask_by_tcp(self.cut.pop())
+
+    async def _ask_who_is_due(self, closing: ExitStack) -> None:
+        while (server := self.inquiry.server_to_ask(self.loop.time())) is not None:
             try:
-                data = await asyncio.wait_for(_exchange(server, query), self._timeout_s)
-                if is_cut(data):
-                    data = await asyncio.wait_for(_exchange_by_tcp(server, query), self._timeout_s)
-                return parse_answer(data, number, kind)
-            except (OSError, EOFError, TimeoutError, MalformedDns):
-                log.info("a name server did not answer")
-        return []
+                if server not in self._open:
+                    self._open[server] = await self._socket(server)
+                    closing.callback(self._open[server].close)
+                self._open[server].sendto(self.inquiry.query)
+            except OSError:
+                self.inquiry.server_failed(server, self.loop.time())
+
+    async def _socket(self, server: Address) -> asyncio.DatagramTransport:
+        made = await self.loop.create_datagram_endpoint(lambda: _FromServer(self, server), remote_addr=server)
+        return made[0]
+
+    async def _ask_by_tcp(self, server: Address) -> None:
+        try:
+            async with asyncio.timeout(BY_TCP_S):
+                data = await _exchange_by_tcp(server, self.inquiry.query)
+            self.inquiry.receive(data, server, self.loop.time())
+        except (OSError, EOFError, TimeoutError):
+            self.inquiry.server_failed(server, self.loop.time())
 
 
-async def _exchange(server: tuple[str, int], query: bytes) -> bytes:
-    """One datagram there, one back; only the server asked is heard."""
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[bytes] = loop.create_future()
+class _FromServer(asyncio.DatagramProtocol):
+    def __init__(self, asking: _Asking, server: Address) -> None:
+        self._asking, self._server = asking, server
 
-    class Asking(asyncio.DatagramProtocol):
-        def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
-            if not answer.done():
-                answer.set_result(data)
+    def datagram_received(self, data: bytes, addr: Address) -> None:
+        asking = self._asking
+        if asking.inquiry.receive(data, self._server, asking.loop.time()):
+            asking.cut.append(self._server)
+        asking.heard.set()
 
-        def error_received(self, exc: Exception) -> None:
-            if not answer.done():
-                answer.set_exception(exc)
-
-    transport, _ = await loop.create_datagram_endpoint(Asking, remote_addr=server)
-    try:
-        transport.sendto(query)
-        return await answer
-    finally:
-        transport.close()
+    def error_received(self, exc: Exception) -> None:
+        self._asking.inquiry.server_failed(self._server, self._asking.loop.time())
+        self._asking.heard.set()
 
 
-async def _exchange_by_tcp(server: tuple[str, int], query: bytes) -> bytes:
+async def _exchange_by_tcp(server: Address, query: bytes) -> bytes:
     reader, writer = await asyncio.open_connection(*server)
     try:
         writer.write(struct.pack("!H", len(query)) + query)

@@ -3,6 +3,7 @@ addresses. The look-ups themselves are somebody else's (sip.dns, or a test's).""
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from sip.uri import Uri
 
 MAX_DESTINATIONS = 16
 _SERVICES: dict[str, Transport] = {"sips+d2t": "tls", "sip+d2t": "tcp", "sip+d2u": "udp"}
+_USUAL: tuple[Transport, ...] = ("udp", "tcp")
 _PREFIX: dict[Transport, str] = {"udp": "_sip._udp", "tcp": "_sip._tcp", "tls": "_sips._tcp"}
 
 
@@ -71,15 +73,18 @@ async def locate(
         fixed = destination_of(uri)
         fixed = fixed._replace(domain=_certified(uri, fixed.transport))
         return [fixed._replace(host=address) for address in await lookup.addresses(uri.host)]
-    found: list[Destination] = []
-    for transport, name in await _services(uri, lookup, able):
-        for record in in_turn(await lookup.srv(name), rng):
-            if record.target in ("", "."):
-                continue  # the service is decidedly not there (RFC 2782)
-            for address in await lookup.addresses(record.target):
-                found.append(Destination(address, record.port, transport, domain=_certified(uri, transport)))
-        if len(found) >= MAX_DESTINATIONS:
-            break
+    wanted = [
+        (transport, record)
+        for transport, records in await _services(uri, lookup, able)
+        for record in in_turn(records, rng)
+        if record.target not in ("", ".")  # the service is decidedly not there (RFC 2782)
+    ][:MAX_DESTINATIONS]
+    there = await asyncio.gather(*(lookup.addresses(record.target) for _, record in wanted))
+    found = [
+        Destination(address, record.port, transport, domain=_certified(uri, transport))
+        for (transport, record), addresses in zip(wanted, there, strict=True)
+        for address in addresses
+    ]
     if not found:
         plain = destination_of(uri)
         plain = plain._replace(domain=_certified(uri, plain.transport))
@@ -92,19 +97,32 @@ def _certified(uri: Uri, transport: Transport) -> str | None:
     return uri.host if transport == "tls" else None
 
 
-async def _services(uri: Uri, lookup: Lookup, able: Sequence[Transport]) -> list[tuple[Transport, str]]:
-    """(transport, SRV name) in order of preference (§4.1)."""
+async def _services(
+    uri: Uri, lookup: Lookup, able: Sequence[Transport]
+) -> list[tuple[Transport, list[SrvRecord]]]:
+    """(transport, its servers) in order of preference (§4.1)."""
     if uri.param("transport") is not None or uri.scheme == "sips":
-        transport = destination_of(uri).transport
-        return [(transport, f"{_PREFIX[transport]}.{uri.host}")]
+        only = destination_of(uri).transport
+        return [(only, await lookup.srv(f"{_PREFIX[only]}.{uri.host}"))]
+    usual: list[Transport] = [transport for transport in _USUAL if transport in able]
+    # Few domains have NAPTR records: what is asked without them is asked at once, a caller waits for it.
+    asked = asyncio.gather(*(lookup.srv(f"{_PREFIX[transport]}.{uri.host}") for transport in usual))
+    try:
+        named = await _named(uri, lookup, able)
+        if not named:
+            return list(zip(usual, await asked, strict=True))
+    finally:
+        asked.cancel()
+    servers = await asyncio.gather(*(lookup.srv(name) for _, name in named))
+    return [(transport, found) for (transport, _), found in zip(named, servers, strict=True)]
+
+
+async def _named(uri: Uri, lookup: Lookup, able: Sequence[Transport]) -> list[tuple[Transport, str]]:
+    """(transport, SRV name) of the domain's NAPTR records, in order of preference."""
     records = [
         record
         for record in await lookup.naptr(uri.host)
         if record.flags.lower() == "s" and _SERVICES.get(record.service.lower()) in able
     ]
-    if records:
-        records.sort(key=lambda record: (record.order, record.preference))
-        return [(_SERVICES[record.service.lower()], record.replacement) for record in records]
-    return [
-        (transport, f"{_PREFIX[transport]}.{uri.host}") for transport in ("udp", "tcp") if transport in able
-    ]
+    records.sort(key=lambda record: (record.order, record.preference))
+    return [(_SERVICES[record.service.lower()], record.replacement) for record in records]

@@ -1,17 +1,11 @@
-"""Where a URI leads: NAPTR, SRV, fail-over, and a DNS client that believes nobody else."""
+"""Where a URI leads: NAPTR, SRV, fail-over."""
 
 import asyncio
 import random
-import struct
 from collections import Counter
-from pathlib import Path
-from typing import cast
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from sip.dns import NAPTR, SRV, Dns, MalformedDns, build_query, nameservers, parse_answer
 from sip.events import CallAnswered, CallEnded
 from sip.locate import NaptrRecord, SrvRecord, in_turn, locate
 from sip.message import Request
@@ -60,6 +54,31 @@ async def test_a_uri_leads_where_rfc_3263_says(uri: str, expected: list[Destinat
 
 async def test_a_transport_we_lack_is_not_chosen() -> None:
     assert await locate(parse_uri("sip:n"), ZONE, random.Random(1), ("udp", "tcp")) == [U1, U1_6, U2]
+
+
+async def test_what_is_asked_without_naptr_is_asked_at_once_and_dropped_if_it_is_not_needed() -> None:
+    """A name server that is silent about NAPTR and SRV is waited for once, not three times."""
+    asked: list[str] = []
+    answered = asyncio.Event()
+
+    class Slow(Zone):
+        async def naptr(self, name: str) -> list[NaptrRecord]:
+            asked.append(name)
+            await answered.wait()
+            return await super().naptr(name)
+
+        async def srv(self, name: str) -> list[SrvRecord]:
+            asked.append(name)
+            await answered.wait()
+            return await super().srv(name)
+
+    zone = Slow({"b.x": ["192.0.2.2"]}, {"_sip._udp.x": [SrvRecord(20, 0, 5080, "b.x")]})
+    locating = asyncio.ensure_future(locate(parse_uri("sip:x"), zone, random.Random(1)))
+    while len(asked) < 3:
+        await asyncio.sleep(0)
+    assert sorted(asked) == ["_sip._tcp.x", "_sip._udp.x", "x"] and not locating.done()
+    answered.set()
+    assert await locating == [U2]
 
 
 def test_equal_priorities_share_by_weight() -> None:
@@ -113,102 +132,3 @@ def test_a_server_that_rang_is_not_left_and_the_last_failure_is_told() -> None:
         peer.agent.ua.send_failed(peer.raw[-1][2], peer.now)
         peer.collect()
     assert (peer.agent.one(CallEnded).by, peer.agent.one(CallEnded).code) == ("error", 503)
-
-
-def answer_to(query: bytes, records: list[tuple[int, bytes]]) -> bytes:
-    """A DNS answer whose names point back at the question."""
-    head = struct.pack("!HHHHHH", struct.unpack("!H", query[:2])[0], 0x8180, 1, len(records), 0, 0)
-    body = b"".join(
-        b"\xc0\x0c" + struct.pack("!HHIH", kind, 1, 60, len(data)) + data for kind, data in records
-    )
-    return head + query[12:] + body
-
-
-SRV_DATA = struct.pack("!HHH", 10, 20, 5070) + b"\x03sip\xc0\x0c"
-NAPTR_DATA = struct.pack("!HH", 50, 60) + b"\x01s\x07SIP+D2U\x00" + b"\x04_sip\xc0\x0c"
-
-
-def test_records_are_read_through_compression() -> None:
-    query = build_query(7, "example.com", SRV)
-    data = answer_to(query, [(SRV, SRV_DATA), (5, b"\xc0\x0c")])
-    assert parse_answer(data, 7, SRV) == [SrvRecord(10, 20, 5070, "sip.example.com")]
-    data = answer_to(build_query(7, "example.com", NAPTR), [(NAPTR, NAPTR_DATA)])
-    assert parse_answer(data, 7, NAPTR) == [NaptrRecord(50, 60, "s", "SIP+D2U", "_sip.example.com")]
-
-
-def test_cut_circular_and_foreign_answers_are_refused() -> None:
-    query = build_query(7, "example.com", SRV)
-    data = answer_to(query, [(SRV, SRV_DATA)])
-    for end in range(len(data)):
-        with pytest.raises(MalformedDns):
-            parse_answer(data[:end], 7, SRV)
-    with pytest.raises(MalformedDns):
-        parse_answer(data, 8, SRV)
-    with pytest.raises(MalformedDns):
-        parse_answer(data[:12] + b"\xc0\x0c" + data[14:], 7, SRV)
-
-
-@given(st.binary(max_size=200))
-def test_garbage_is_no_answer(data: bytes) -> None:
-    for candidate in (data, b"\0\7\x81\x80\0\1\0\3\0\0\0\0" + data):
-        try:
-            parse_answer(candidate, 7, SRV)
-        except MalformedDns:
-            continue
-
-
-class Server(asyncio.DatagramProtocol):
-    """A name server that knows one SRV record."""
-
-    transport: asyncio.DatagramTransport
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.DatagramTransport, transport)
-
-    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
-        self.transport.sendto(answer_to(data, [(SRV, SRV_DATA)]), addr)
-
-
-async def test_the_client_asks_the_next_server_when_one_is_dead() -> None:
-    transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
-        Server, local_addr=("127.0.0.1", 0)
-    )
-    dead, _ = await asyncio.get_running_loop().create_datagram_endpoint(
-        asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0)
-    )
-    servers = [link.get_extra_info("sockname") for link in (dead, transport)]
-    dns = Dns(servers, timeout_s=0.1)
-    assert await dns.srv("example.com") == [SrvRecord(10, 20, 5070, "sip.example.com")]
-    assert await dns.srv("bad..name") == [] and await Dns([]).naptr("example.com") == []
-    assert await dns.addresses("192.0.2.1") == ["192.0.2.1"] and "127.0.0.1" in await dns.addresses(
-        "localhost"
-    )
-    transport.close()
-    dead.close()
-
-
-def test_the_systems_name_servers_are_found(tmp_path: Path) -> None:
-    file = tmp_path / "resolv.conf"
-    file.write_text("# x\nnameserver 192.0.2.53\nsearch x\nnameserver ::1\nnameserver not-an-ip\n")
-    assert nameservers(file) == ["192.0.2.53", "::1"] and nameservers(file / "none") == []
-
-
-async def test_a_cut_answer_is_asked_for_again_over_tcp() -> None:
-    class Cutting(Server):
-        def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
-            head = struct.pack("!HHHHHH", struct.unpack("!H", data[:2])[0], 0x8380, 1, 0, 0, 0)
-            self.transport.sendto(head + data[12:], addr)
-
-    async def whole(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        (size,) = struct.unpack("!H", await reader.readexactly(2))
-        answer = answer_to(await reader.readexactly(size), [(SRV, SRV_DATA)])
-        writer.write(struct.pack("!H", len(answer)) + answer)
-        writer.close()
-
-    loop = asyncio.get_running_loop()
-    by_tcp = await asyncio.start_server(whole, "127.0.0.1", 0)
-    port = by_tcp.sockets[0].getsockname()[1]
-    transport, _ = await loop.create_datagram_endpoint(Cutting, local_addr=("127.0.0.1", port))
-    assert await Dns([("127.0.0.1", port)]).srv("x.example") == [SrvRecord(10, 20, 5070, "sip.x.example")]
-    transport.close()
-    by_tcp.close()

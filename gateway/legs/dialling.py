@@ -110,7 +110,7 @@ class Dialling:
 
     async def _servers(self, uri: str, destination: Destination | None) -> Sequence[Destination | None]:
         """Where to try in turn (RFC 3263). A URI that names a port, an address or a host of no domain leads
-        where it says: None, as does one of whose domain DNS knows no server."""
+        where it says: None. Raises CannotDial."""
         try:
             target = parse_uri(uri)
         except ValueError as error:
@@ -119,7 +119,10 @@ class Dialling:
             return [destination]
         if "." not in target.host.strip("."):
             return [None]
-        return await locate(target, self.lookup, self._lots) or [None]
+        found = await locate(target, self.lookup, self._lots)
+        if not found:
+            raise CannotDial(f"{target.host}: it has no address")
+        return found
 
     def _dialled(self, call: Call, dialog: str, outcome: asyncio.Future[None]) -> None:
         dialled = self._dialling.pop(dialog)
