@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from tests.audio import steady_noise, write_wav
-from tests.peers import LOOPBACK, Gateway, Program, free_udp_port, need, uac
+from tests.peers import LOOPBACK, Gateway, Program, free_udp_port, need
 from tests.rtp_caller import to_mulaw
+from tests.sipp_calls import uac
 
 RTP_TIMEOUT_S = 2
 PCMU = "a=rtpmap:0 PCMU/8000"

@@ -35,7 +35,8 @@ from bench.sip_callers import (
     throw_garbage,
     with_audio,
 )
-from tests.peers import Gateway, Skipped, uac
+from tests.peers import Gateway, Skipped
+from tests.sipp_calls import uac
 
 FORGET_S = 33.0
 """A transaction is remembered for 32 s (RFC 3261 §17): twice that after a 200 that nobody acknowledges, when

@@ -13,8 +13,9 @@ import pytest
 
 from tests import sipp
 from tests.audio import align, likeness, steady_noise, write_wav
-from tests.peers import LOOPBACK, Gateway, Sipp, uac
+from tests.peers import LOOPBACK, Gateway
 from tests.rtp_caller import from_mulaw
+from tests.sipp_calls import Sipp, uac
 from tests.softphone import Desk, Softphone, operated
 
 pytestmark = pytest.mark.peer

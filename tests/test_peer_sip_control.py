@@ -13,7 +13,8 @@ import pytest
 from tests import sipp
 from tests.audio import likeness, steady_noise
 from tests.kamailio import PASSWORD, USER, Kamailio
-from tests.peers import LOOPBACK, Gateway, Sipp, uac
+from tests.peers import LOOPBACK, Gateway
+from tests.sipp_calls import Sipp, uac
 from tests.softphone import Desk, Line, Softphone, free_tcp_port, operated, self_signed
 
 pytestmark = pytest.mark.peer

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.peers import OPTIONS, Gateway, Sipp, uac
+from tests.peers import Gateway
+from tests.sipp_calls import OPTIONS, Sipp, uac
 
 pytestmark = pytest.mark.peer
 
