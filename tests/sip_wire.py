@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from sip.agent import UserAgent
-from sip.events import Event
+from sip.events import CallOffered, Event
 from sip.message import Request, Response, parse_message
 from sip.sdp import LocalMedia
 from sip.settings import AgentSettings, Destination
@@ -230,3 +230,19 @@ def pair(a: AgentSettings | None = None, b: AgentSettings | None = None) -> tupl
     """(wire, caller at US, callee at PEER)."""
     caller, callee = Agent(a, US, 1), Agent(b, PEER, 2)
     return Pair(caller, callee), caller, callee
+
+
+def offered(settings: AgentSettings | None = None, data: bytes | None = None) -> tuple[Script, str]:
+    peer = Script(Agent(settings))
+    peer.deliver(data or request())
+    return peer, peer.agent.one(CallOffered).call
+
+
+def forgotten(peer: Script) -> bool:
+    """Nothing of any call is left: no transaction, dialog or alarm."""
+    core, calls = peer.agent.ua._core, peer.agent.ua._calls
+    return not (core.servers or core.clients or calls.by_id or calls.by_dialog or len(core.alarms))
+
+
+def requests(peer: Script, method: str) -> list[Request]:
+    return [m for m in peer.take() if isinstance(m, Request) and m.method == method]

@@ -4,8 +4,7 @@ import pytest
 
 from sip.events import CallAnswered, CallConfirmed, CallEnded, CallOffered, CallRinging, EarlyMediaStarted
 from sip.message import Request, Response
-from tests.sip_wire import OFFER, OURS, THEIRS, Agent, Script, pair, request, respond
-from tests.test_sip_server import forgotten
+from tests.sip_wire import OFFER, OURS, THEIRS, Agent, Script, forgotten, pair, request, respond
 
 BOB = "sip:bob@198.51.100.20:5070"
 
