@@ -7,6 +7,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+import numpy as np
+
+from engine.api import FRAME
+from engine.echo import EchoEngine
+from engine.slot import RowSlot
 from engine.tick import TickEngine
 from engine.worker import WorkerEngine, WorkerServer
 
@@ -66,11 +71,29 @@ async def _turn_worker(engine: WorkerEngine, index: int, worker: Worker, batches
         await until(lambda: link.batches > heard)
 
 
+def echo(slots: int = 3) -> EchoEngine:
+    return EchoEngine(slots=slots, delay_s=0.0, greeting=False)
+
+
+def voice(seed: int) -> np.ndarray:
+    return (0.1 * np.random.default_rng(seed).standard_normal(FRAME)).astype(np.float32)
+
+
+async def gateway(*workers: Worker, slots: int = 6, **options: object) -> WorkerEngine:
+    engine = WorkerEngine([worker.url for worker in workers], slots=slots, **options)  # type: ignore[arg-type]
+    await engine.connect()
+    engine.begin(0.0)
+    return engine
+
+
+async def last_frame(slot: RowSlot) -> np.ndarray:
+    rows, row = slot._rows, slot.row
+    return rows.read_spoken(row, int(rows.spoken_end[row]) - FRAME, FRAME)
+
+
 async def main() -> None:
     """`python -m tests.workers`: an echoing worker on its own clock; prints its port, runs until killed."""
-    from engine.echo import EchoEngine
-
-    engine = EchoEngine(slots=8, delay_s=0.0, greeting=False)
+    engine = echo(slots=8)
     await engine.start()
     print(await WorkerServer(engine).start(), flush=True)
     await asyncio.Event().wait()
