@@ -221,3 +221,36 @@ def test_with_keys_a_stranger_who_speaks_first_does_not_take_the_call() -> None:
     assert stats.remote == phone.sock.getsockname() and stats.latched and stats.packets_received == 1
     stranger.sock.close()
     bench.close()
+
+
+def test_who_pauses_and_goes_on_as_another_stream_is_believed_at_his_address() -> None:
+    latch = silent_latch()
+    assert latch.admit(NAT, packet(7, b"next")) == [packet(7, b"next")]
+    assert latch.latched and latch.remote == NAT
+
+
+def test_a_re_invite_after_a_silence_lets_another_stream_come_from_elsewhere() -> None:
+    latch = silent_latch()
+    latch.point(PRIVATE)
+    heard = [latch.admit(OTHER, packet(number, b"next")) for number in range(7, 10)]
+    assert heard[:2] == [[], []] and len(heard[2] or []) == 3
+    assert latch.latched and latch.remote == OTHER
+
+
+@pytest.mark.parametrize("asked", [False, True], ids=["unasked", "re-INVITE"])
+def test_a_phone_that_is_silent_and_goes_on_with_a_new_stream_is_heard(asked: bool) -> None:
+    bench = Bench(count=1)
+    phone = Phone((steady_noise(4.0) * 32_767).astype(np.int16))
+    bench.call(0, phone)
+    bench.run(50)
+    for _ in range(round(REBIND_S / 0.02) + 5):
+        bench.step(talk=False)
+    phone.ssrc, phone.sequence, phone.timestamp = 0x7777, 40_000, 5
+    if asked:
+        bench.plane.change_rtp(0, bench.media(phone))
+    before = bench.plane.stats(0).packets_received
+    bench.run(50)
+    stats = bench.plane.stats(0)
+    assert stats.packets_received >= before + 49 and stats.latched
+    assert stats.remote == phone.sock.getsockname()
+    bench.close()

@@ -52,10 +52,10 @@ class Latch:
         ssrc = datagram[DATAGRAM_SSRC]
         if authentic:
             return self._believe(source, ssrc, [datagram])
-        if self._ssrc is not None and ssrc != self._ssrc:
-            return None
         if source == self.remote:
             return self._believe(source, ssrc, [datagram])
+        if self._ssrc is not None and ssrc != self._ssrc:
+            return None
         if self.latched:
             return None  # came before the socket knew its peer
         return self._consider(source, ssrc, datagram)
@@ -91,7 +91,10 @@ class Latch:
 
     def point(self, remote: Address | None) -> None:
         """The SDP named an address (again): a new one must be earned again, by anyone. Behind NAT it keeps
-        naming one that nothing ever came from: what was latched stays."""
+        naming one that nothing ever came from: what was latched stays. Who had fallen silent, as on hold, may
+        go on as another stream from wherever his NAT now puts him."""
         if remote != self.signalled:
             self.remote = self.signalled = remote
-            self.latched, self._ssrc, self._top = False, None, None
+            self.latched = False
+        if not self.latched:
+            self._ssrc, self._top = None, None
