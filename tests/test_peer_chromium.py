@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -230,6 +231,31 @@ async def test_a_muted_caller_is_not_taken_for_gone() -> None:
         await asyncio.sleep(gateway.http.line.settings.silence_s + 1.5)
         assert len(gateway.switchboard.calls) == 1
         await expect(page.get_by_role("status")).to_have_text("On a call, muted")
+
+
+async def test_a_page_that_takes_its_track_away_and_puts_it_back_is_not_taken_for_gone() -> None:
+    async with live_gateway() as gateway, chromium() as browser, opened(browser, gateway) as page:
+        await page.evaluate("""() => {
+            const Original = RTCPeerConnection;
+            window.RTCPeerConnection = class extends Original {
+                constructor(...a) { super(...a); window.connection = this; }
+            };
+        }""")
+        await call(page)
+        await page.evaluate("""() => {
+            const [sender] = connection.getSenders();
+            window.taken = sender.track;
+            return sender.replaceTrack(null);
+        }""")
+        leg = only_leg(gateway)
+        await asyncio.sleep(gateway.http.line.settings.silence_s + 1.5)
+        assert len(gateway.switchboard.calls) == 1
+        before = leg.stream.last_received_at
+        assert before is not None and time.monotonic() - before > gateway.http.line.settings.silence_s
+        await page.evaluate("() => connection.getSenders()[0].replaceTrack(taken)")
+        async with asyncio.timeout(5):
+            while leg.stream.last_received_at == before:
+                await asyncio.sleep(0.05)
 
 
 async def test_a_persona_is_chosen_where_there_are_more_than_one() -> None:

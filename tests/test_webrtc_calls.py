@@ -9,6 +9,7 @@ from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import AudioStreamTrack
 from aiortc.rtp import RtcpPacket, RtcpRrPacket, RtcpSrPacket
 
+from gateway.legs.webrtc import WebRtcSettings, presence
 from gateway.media.messages import OpusPacket
 from gateway.media.plane import MediaError, MediaPlane
 from tests.audio import likeness
@@ -80,6 +81,29 @@ async def test_a_caller_that_vanishes_frees_the_slot_within_5_s() -> None:
         peer.vanish()
         assert await gateway.until_calls(0) < 5.0
         assert gateway.engine.capacity().free == 1
+
+
+@pytest.mark.parametrize(
+    ("audio_at", "life_at", "thought"),
+    [
+        (99.9, 99.9, "there"),
+        (80.0, 99.9, "there"),
+        (80.0, 98.9, "quiet"),
+        (98.9, 98.9, "quiet"),
+        (95.9, 95.9, "gone"),
+        (80.0, 95.9, "gone"),
+        (None, 95.9, "gone"),
+        (None, 99.9, "there"),
+    ],
+)
+def test_a_browser_is_gone_when_nothing_comes_and_not_when_it_is_only_silent(
+    audio_at: float | None, life_at: float, thought: str
+) -> None:
+    assert presence(100.0, 86.0, audio_at, life_at, WebRtcSettings()) == thought
+
+
+def test_a_browser_of_which_no_audio_ever_came_is_given_up_however_alive() -> None:
+    assert presence(100.0, 84.9, None, 100.0, WebRtcSettings()) == "never came"
 
 
 async def test_a_stock_peer_hears_us() -> None:

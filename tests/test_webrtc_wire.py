@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from importlib.metadata import version
 
 import pytest
+from aioice import stun
 from aiortc import RTCConfiguration, RTCPeerConnection
 from aiortc.rtp import RtcpByePacket, RtpPacket
 
@@ -94,6 +95,29 @@ async def test_reports_cross_and_are_told_from_audio(pair: tuple[Side, Side]) ->
     await gateway.until(lambda: bool(gateway.rtcp))
     assert gateway.rtcp == [goodbye] and not gateway.rtp
     assert bytes(RtcpByePacket([caller.wire.ssrc])) in goodbye
+
+
+async def test_a_peer_that_is_asked_for_a_sign_of_life_gives_one(pair: tuple[Side, Side]) -> None:
+    _, gateway = pair
+    gateway.wire.last_heard_at = 0.0
+    gateway.wire.probe()
+    question = gateway.wire._probe
+    gateway.wire.probe()
+    assert question is not None and gateway.wire._probe is question, "one at a time"
+    await asyncio.wait_for(question, 5)
+    assert gateway.wire.last_heard_at > 0.0
+
+
+async def test_a_strangers_connectivity_check_is_no_sign_of_life(pair: tuple[Side, Side]) -> None:
+    _, gateway = pair
+    gateway.wire.last_heard_at = 0.0
+    heard = asyncio.Event()
+    checked = gateway.wire._checked
+    gateway.wire._checked = lambda *request: (checked(*request), heard.set())
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+        stranger.sendto(bytes(stun.Message(stun.Method.BINDING, stun.Class.REQUEST)), address_of(gateway))
+        await asyncio.wait_for(heard.wait(), 5)
+    assert gateway.wire.last_heard_at == 0.0
 
 
 async def test_no_receiving_code_of_aiortc_runs(pair: tuple[Side, Side]) -> None:

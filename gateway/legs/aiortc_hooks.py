@@ -8,7 +8,8 @@ call.
 
 Private names used: RTCRtpTransceiver.__receiver, .__sender; RTCRtpReceiver/Sender: the attributes of
 _NoReceiver and _NoSender; RTCDtlsTransport._rx_srtp, ._tx_srtp, ._get_stats; RTCIceTransport._connection;
-aioice Connection.data_received, .request_received, ._queue, ._nominated; StunProtocol.transport.
+aioice Connection.data_received, .request_received, .build_request, .remote_password, ._queue, ._nominated;
+StunProtocol.transport, .request.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from importlib.metadata import version
 from typing import Any
 
 import pylibsrtp
+from aioice.stun import TransactionError
 from aiortc import RTCPeerConnection, RTCRtpSender
 from aiortc.rtp import is_rtcp
 from aiortc.stats import RTCStatsReport
@@ -67,6 +69,7 @@ class AudioWire:
         self.last_heard_at = time.monotonic()
         """When the peer last gave a sign of life: a connectivity check, DTLS or SRTP; at first: now."""
         self._on_rtp, self._on_rtcp = on_rtp, on_rtcp
+        self._probe: asyncio.Task[None] | None = None
         transceiver: Any = connection.addTransceiver("audio", direction="sendrecv")
         opus = [c for c in RTCRtpSender.getCapabilities("audio").codecs if c.mimeType == "audio/opus"]
         transceiver.setCodecPreferences(opus)
@@ -102,9 +105,32 @@ class AudioWire:
         transport.sendto(sealed, pair.remote_addr)
         return True
 
-    def _check_received(self, *request: Any) -> None:
-        # Three arguments in aioice 0.13, four (the raw data too) in 0.10.
+    def probe(self) -> None:
+        """Ask the peer for a sign of life (RFC 7675 §5.1), one question at a time; last_heard_at shows it."""
+        pair = self._ice._nominated.get(1)
+        if pair is not None and (self._probe is None or self._probe.done()):
+            self._probe = asyncio.create_task(self._ask(pair), name="webrtc probe")
+
+    def stop_probing(self) -> None:
+        """Forget the question that is under way."""
+        if self._probe is not None:
+            self._probe.cancel()
+
+    async def _ask(self, pair: Any) -> None:
+        request = self._ice.build_request(pair, nominate=False)
+        key = self._ice.remote_password.encode()
+        try:
+            await pair.protocol.request(request, pair.remote_addr, integrity_key=key, retransmissions=1)
+        except TransactionError:
+            return
         self.last_heard_at = time.monotonic()
+
+    def _check_received(self, *request: Any) -> None:
+        # Three arguments in aioice 0.13, four (the raw data too) in 0.10. Once a pair is in use strangers'
+        # checks, which aioice has yet to authenticate, say nothing of the peer.
+        pair = self._ice._nominated.get(1)
+        if pair is None or request[1] == pair.remote_addr:
+            self.last_heard_at = time.monotonic()
         self._checked(*request)
 
     def _datagram_received(self, data: bytes, component: int) -> None:

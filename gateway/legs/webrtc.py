@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from aiortc import RTCConfiguration, RTCIceServer, RTCPeerConnection, RTCSessionDescription
 
@@ -50,8 +51,23 @@ class WebRtcSettings:
     setup_s: float = 15.0
     """A call of which no audio came for so long is given up, however alive the browser is."""
     silence_s: float = 4.0
-    """A browser is gone after so long without audio, once it flowed (also a muted one sends), and before
-    that without any sign of life."""
+    """A browser is gone after so long without any sign of life: audio, a report, a connectivity check."""
+    probe_s: float = 1.0
+    """One that gave none for so long (it took its track away) is asked for one."""
+
+
+Presence = Literal["there", "quiet", "gone", "never came"]
+
+
+def presence(
+    now: float, since: float, audio_at: float | None, life_at: float, wanted: WebRtcSettings
+) -> Presence:
+    """What is to be thought of a browser that sent audio and signs of life last at these times (seconds)."""
+    if now - life_at > wanted.silence_s:
+        return "gone"
+    if audio_at is None:
+        return "never came" if now - since > wanted.setup_s else "there"
+    return "quiet" if now - life_at > wanted.probe_s else "there"
 
 
 class WebRtcLeg:
@@ -90,12 +106,14 @@ class WebRtcLeg:
         report = self.stream.report(now, time.time()) if self.wire.connected else None
         if report is not None:
             self.wire.send(report)
-        heard_at = self.stream.last_received_at
-        silent = now - (self.wire.last_heard_at if heard_at is None else heard_at)
-        if silent > self.settings.silence_s:
-            self.call.end_soon("caller", "the browser is gone")
-        elif heard_at is None and now - self._since > self.settings.setup_s:
-            self.call.end_soon("gateway", "no audio came from the browser")
+        audio_at, life_at = self.stream.last_received_at, self.wire.last_heard_at
+        match presence(now, self._since, audio_at, life_at, self.settings):
+            case "gone":
+                self.call.end_soon("caller", "the browser is gone")
+            case "never came":
+                self.call.end_soon("gateway", "no audio came from the browser")
+            case "quiet":
+                self.wire.probe()
 
     async def hang_up(self, reason: str) -> None:
         """Say goodbye (RTCP BYE, DTLS close)."""
@@ -106,6 +124,7 @@ class WebRtcLeg:
         if self._closed:
             return
         self._closed = True
+        self.wire.stop_probing()
         if self.wire.connected:
             self.wire.send(self.stream.goodbye())
         await aiortc_hooks.close(self.connection)
