@@ -7,6 +7,8 @@ values come from. Building `Settings()` reads nothing: it is the defaults.
 from __future__ import annotations
 
 import ipaddress
+import ssl
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
@@ -19,6 +21,7 @@ from gateway.config_phone import (
     OutboundSettings,
     ReadableFile,
     Route,
+    SecretFile,
     SipUri,
     TrunkSettings,
     Words,
@@ -65,6 +68,7 @@ SIP_CODECS: tuple[SipCodec, ...] = ("PCMU", "PCMA", "G722", "opus")
 
 Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^\s/]+)$")]
 IceUrl = Annotated[str, Field(pattern=r"^(stun|stuns|turn|turns):[^\s/]+$")]
+WorkerUrl = Annotated[str, Field(pattern=r"^wss?://[^\s/]+")]
 IceUrls = Annotated[tuple[IceUrl, ...], BeforeValidator(listed), Field(min_length=1)]
 
 
@@ -80,7 +84,7 @@ class IceServer(_Section):
     username: str | None = None
     credential: SecretStr | None = None
     """Environment only; in a file use credential_file."""
-    credential_file: ReadableFile | None = None
+    credential_file: SecretFile | None = None
     """A file whose content is the credential."""
 
     def secret(self) -> str | None:
@@ -167,7 +171,7 @@ class EngineSettings(_Section):
     """kind chat: address of the remote Moshi, such as wss://host/api/chat."""
     token: SecretStr | None = None
     """kind chat: its access token. Environment only; in a file use token_file."""
-    token_file: ReadableFile | None = None
+    token_file: SecretFile | None = None
     """A file whose content is the token."""
     auth: Literal["bearer", "token", "kyutai", "auth_id"] = "bearer"
     """kind chat: how the token is shown: Authorization header, ?token= (Scaleway), kyutai-api-key header,
@@ -176,7 +180,7 @@ class EngineSettings(_Section):
     """kind chat: PersonaPlex's own server wants a voice and a text prompt in the query."""
     voices: Words = ()
     """kind chat: voices that a persona may name."""
-    workers: Words = ()
+    workers: Annotated[tuple[WorkerUrl, ...], BeforeValidator(listed)] = ()
     """kind worker: addresses of engine processes, such as ws://10.0.0.2:8998."""
     echo_delay_s: Annotated[float, Field(ge=0, le=30)] = 1.0
     """kind echo: seconds after which the caller hears himself."""
@@ -301,16 +305,26 @@ class Settings(BaseSettings):
         return self.personas.get(persona, PersonaSettings()).duplex
 
 
+def _is_a_pair(cert: Path, key: Path | None) -> bool:
+    # Without a password of its own OpenSSL would ask for one on the terminal.
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password="")
+    except OSError:
+        return False
+    return True
+
+
 def contradictions(settings: Settings) -> list[tuple[tuple[str, ...], str]]:
     """What no field sees alone: (path of the setting to change, what is wrong with it)."""
     found: list[tuple[tuple[str, ...], str]] = []
-    http, sip, engine, media = settings.http, settings.sip, settings.engine, settings.media
-    if (http.tls_cert is None) != (http.tls_key is None):
-        missing = "tls_key" if http.tls_key is None else "tls_cert"
-        found.append((("http", missing), "tls_cert and tls_key are needed together"))
-    if (sip.tls_cert is None) != (sip.tls_key is None):
-        missing = "tls_key" if sip.tls_key is None else "tls_cert"
-        found.append((("sip", missing), "tls_cert and tls_key are needed together"))
+    sip, engine, media = settings.sip, settings.engine, settings.media
+    for section, tls in (("http", settings.http), ("sip", settings.sip)):
+        if (tls.tls_cert is None) != (tls.tls_key is None):
+            missing = "tls_key" if tls.tls_key is None else "tls_cert"
+            found.append(((section, missing), "tls_cert and tls_key are needed together"))
+        elif tls.tls_cert is not None and not _is_a_pair(tls.tls_cert, tls.tls_key):
+            wanted = "must be a PEM certificate chain, and tls_key its PEM key without a passphrase"
+            found.append(((section, "tls_cert"), wanted))
     for called, route in settings.routes.items():
         if route.persona not in settings.engine_personas():
             found.append((("routes", called), f"there is no persona named {route.persona}"))

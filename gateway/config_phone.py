@@ -40,6 +40,16 @@ def _checked_file(value: Path) -> Path:
     return value
 
 
+def _checked_secret(value: Path) -> Path:
+    try:
+        lines = _checked_file(value).read_text(encoding="utf-8").strip().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{value} cannot be read as text") from error
+    if len(lines) != 1:
+        raise ValueError(f"{value} must hold one line: the secret")
+    return value
+
+
 def recording(file: Path) -> bytes:
     """An announcement as the media path takes it: int16, 24 kHz mono. Raises ValueError, naming the fault."""
     try:
@@ -82,12 +92,13 @@ def secret_of(value: SecretStr | None, file: Path | None) -> str | None:
     """A secret that was given by environment, or as the content of a file."""
     if value is not None:
         return value.get_secret_value()
-    return file.read_text().strip() if file is not None else None
+    return file.read_text(encoding="utf-8").strip() if file is not None else None
 
 
 Network = Annotated[str, AfterValidator(_checked_network)]
 Networks = Annotated[tuple[Network, ...], BeforeValidator(listed)]
 ReadableFile = Annotated[Path, AfterValidator(_checked_file)]
+SecretFile = Annotated[Path, AfterValidator(_checked_secret)]
 Recording = Annotated[Path, AfterValidator(_checked_recording)]
 Words = Annotated[tuple[str, ...], BeforeValidator(listed)]
 SipUri = Annotated[str, Field(pattern=r"^sips?:[^\s<>]+$"), AfterValidator(_checked_uri)]
@@ -125,7 +136,7 @@ class TrunkSettings(_Section):
     """What it must present when it calls from elsewhere; with password or password_file."""
     password: SecretStr | None = None
     """Environment only; in a file use password_file."""
-    password_file: ReadableFile | None = None
+    password_file: SecretFile | None = None
     server: SipHost | None = None
     """Where it is, host or host:port: OPTIONS go there to see whether it is up. A domain without a port is
     looked up by NAPTR and SRV, and where one server is dead or full the next is taken."""
@@ -153,7 +164,7 @@ class AccountSettings(_Section):
     """Name for digest authentication; unset: as user."""
     password: SecretStr | None = None
     """Environment only; in a file use password_file."""
-    password_file: ReadableFile | None = None
+    password_file: SecretFile | None = None
     expires_s: Annotated[int, Field(ge=60, le=86400)] = 3600
     """How long a registration is asked for; it is refreshed before."""
 
@@ -181,7 +192,7 @@ class AdminSettings(_Section):
     """TCP port; unset: no such API; 0 takes any free one."""
     key: SecretStr | None = None
     """What operators present as `Authorization: Bearer KEY`. Environment only; in a file use key_file."""
-    key_file: ReadableFile | None = None
+    key_file: SecretFile | None = None
     """A file whose content is the key."""
 
     def secret(self) -> str | None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import itertools
 import os
 import re
 import tomllib
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,7 @@ def read(file: Path | None = None, flags: Tree | None = None) -> Sources:
 
 def checked(sources: Sources) -> Settings:
     """Validate what was read. Raises ConfigError."""
-    problems = _secrets_in_file(sources) + _unknown_variables(os.environ) + _half_routes(os.environ)
+    problems = _wrong_in_file(sources) + _unknown_variables(os.environ) + _half_routes(os.environ)
     try:
         settings = Settings(**sources.merged())
     except ValidationError as invalid:
@@ -205,18 +206,33 @@ def _inner_model(annotation: Any) -> type[BaseModel] | None:
     return next((model for model in found if model), None)
 
 
-def _secrets_in_file(sources: Sources) -> list[str]:
-    """A secret in a file that is copied, committed and shown is a leak waiting."""
+def _wrong_in_file(sources: Sources) -> list[str]:
+    """What a file may not say though the settings would take it: secrets, and true or false for a number.
+
+    A secret in a file that is copied, committed and shown is a leak waiting.
+    """
     problems = []
-    for path in sources.lines:
+    for path, value in _leaves(sources.toml):
         parent = model_at(Settings, path[:-1])
         field = parent.model_fields.get(str(path[-1])) if parent else None
-        if field and SecretStr in typing.get_args(field.annotation):
-            problems.append(
-                f"{sources.file}:{sources.lines[path]}: {_dotted(path)}: a secret does not belong in this "
-                f"file; use {path[-1]}_file or the environment ({variable(path)})"
-            )
+        types = (field.annotation, *typing.get_args(field.annotation)) if field else ()
+        place = f"{sources.file}:{toml_lines.nearest_line(sources.lines, path)}: {_dotted(path)}"
+        if SecretStr in types:
+            whole = list(itertools.takewhile(lambda part: isinstance(part, str), path))  # lists come whole
+            where = f"{path[-1]}_file or the environment ({variable(tuple(whole))})"
+            problems.append(f"{place}: a secret does not belong in this file; use {where}")
+        elif isinstance(value, bool) and bool not in types and (int in types or float in types):
+            problems.append(f"{place}: must be a number, not {str(value).lower()}")
     return problems
+
+
+def _leaves(tree: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
+    """Every value of a file with its path, those in arrays and inline tables too."""
+    if not isinstance(tree, dict | list):
+        yield path, tree
+        return
+    for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
+        yield from _leaves(value, (*path, key))
 
 
 def _unknown_variables(environ: Mapping[str, str]) -> list[str]:

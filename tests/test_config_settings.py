@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import sys
 import tomllib
 import wave
 from pathlib import Path
@@ -117,6 +118,23 @@ def test_a_persona_can_be_made_in_file_and_environment(
         ('[sip]\nuser_agent = "us\\r\\nX: 1"\n', 2, ["sip.user_agent"]),
         ("[http]\norigins = ['shop.example']\n", 2, ["http.origins"]),
         ("[http]\nice_servers = [{ urls = ['http://x'] }]\n", 2, ["ice_servers", "stun"]),
+        ("[http]\nport = true\n", 2, ["http.port", "must be a number, not true"]),
+        ("[limits]\ndrain_s = false\n", 2, ["limits.drain_s", "must be a number, not false"]),
+        ("[engine]\nworkers = ['10.0.0.2:8998']\n", 2, ["engine.workers.0", "wss?://"]),
+        ("engine = { token = 'abc' }\n", 1, ["engine.token", "token_file", "MG_ENGINE__TOKEN"]),
+        (
+            "[http]\nice_servers = [\n  { urls = 'turn:a', credential = 'abc' },\n]\n",
+            2,
+            ["ice_servers.0.credential", "credential_file", "(MG_HTTP__ICE_SERVERS)"],
+        ),
+        ("[trunks]\na = { username = 'u', password = 'abc' }\n", 2, ["trunks.a.password", "password_file"]),
+        (f"[engine]\ntoken_file = '{__file__}'\n", 2, ["engine.token_file", "must hold one line"]),
+        (f"[admin]\nkey_file = '{sys.executable}'\n", 2, ["admin.key_file", "cannot be read as text"]),
+        (
+            f"[http]\ntls_cert = '{__file__}'\ntls_key = '{__file__}'\n",
+            2,
+            ["http.tls_cert", "must be a PEM certificate chain", "without a passphrase"],
+        ),
         ("[http]\nport = \n", 2, ["not valid TOML"]),
         ("[http]\nport = 1\nport = 2\n", 3, ["not valid TOML"]),
     ],
