@@ -30,7 +30,7 @@ _QUIET = {
 """Libraries that say more than our users want to read, or more than they should."""
 
 
-_BAD_HTTP = {"HttpProcessingError", "PayloadError"}
+_BAD_HTTP = {"HttpProcessingError", "PayloadError", "RequestPayloadError"}
 """aiohttp's roots of what a peer's bytes can be wrong in."""
 
 
