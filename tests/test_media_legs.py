@@ -199,18 +199,21 @@ def test_reports_tell_of_both_streams_and_the_round_trip(bench: Bench) -> None:
     assert any(isinstance(part, Goodbye) for part in parse_rtcp(phone.reports[-1]))
 
 
-def test_on_hold_nothing_is_sent_and_time_goes_on(bench: Bench) -> None:
+@pytest.mark.parametrize("ptime", [20, 60])
+def test_on_hold_nothing_is_sent_time_goes_on_and_no_number_is_left_out(bench: Bench, ptime: int) -> None:
     phone = Phone(speech())
-    bench.call(0, phone)
+    bench.call(0, phone, ptime_ms=ptime)
     bench.run(50)
-    bench.plane.change_rtp(0, bench.media(phone, direction=Direction.RECVONLY))
+    bench.plane.change_rtp(0, bench.media(phone, direction=Direction.RECVONLY, ptime_ms=ptime))
     bench.run(100)
     assert len(phone.heard) <= 51
-    bench.plane.change_rtp(0, bench.media(phone))
+    bench.plane.change_rtp(0, bench.media(phone, ptime_ms=ptime))
     bench.run(50)
     stamps = [t for _, _, t, _ in phone.heard]
     gap = max(np.diff(stamps) % (1 << 32))
-    assert gap == pytest.approx(100 * 160, abs=2 * 160)
+    assert gap == pytest.approx(100 * 160, abs=2 * 8 * ptime)
+    numbers = [sequence for _, sequence, _, _ in phone.heard]
+    assert set(np.diff(numbers) % (1 << 16)) == {1}, "a phone would count them as lost"
 
 
 def test_a_codec_change_in_mid_call_goes_on_with_both_sides(bench: Bench) -> None:

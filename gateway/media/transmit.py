@@ -1,6 +1,7 @@
 """Transmitter: from the agent's 20 ms blocks to packets, prepared at one tick and sent at the next.
 
-Timestamps follow the tick's number, so they tell the time also over holds and pauses.
+Timestamps follow the tick's number, so they tell the time also over holds and pauses; sequence numbers count
+what is sent, so that a pause is no loss.
 """
 
 from __future__ import annotations
@@ -96,7 +97,10 @@ class Transmitter:
         self.remotes.pop(row, None)
         if remote is not None and not connected:
             self.remotes[row] = remote
-        self.sends[row] = self._directed[row] and remote is not None
+        before, self.sends[row] = self.sends[row], self._directed[row] and remote is not None
+        if self.sends[row] and not before:
+            self._filled[row] = 0
+            self._packet[row, 1] |= 0x80  # a talkspurt begins (RFC 3551 §4.1)
 
     def open_opus(self, row: int, media: OpusMedia, send: SendOpus) -> None:
         self.packets_sent[row] = self.octets_sent[row] = 0
@@ -198,7 +202,7 @@ class Transmitter:
         packet = np.zeros(HEADER + len(event.payload), np.uint8)
         if event.marker:
             self._key_began[row] = tick
-        self._stamp(np.array([row]), tick)
+        self._number(np.array([row]))
         packet[:HEADER] = self._packet[row, :HEADER]
         packet[1] = self._dtmf_type[row] | (0x80 if event.marker else 0)
         stamp = self.timestamp(row, int(self._key_began[row]))
@@ -222,7 +226,7 @@ class Transmitter:
         self._end(rows, filled + 1, width)
 
     def _begin(self, rows: Rows, tick: int) -> NDArray[np.int64]:
-        """20 ms in each packet so far, (n,); new ones get their header."""
+        """20 ms in each packet so far, (n,); new ones get their time."""
         filled: NDArray[np.int64] = self._filled[rows]
         self._stamp(rows[filled == 0], tick)
         return filled
@@ -231,13 +235,18 @@ class Transmitter:
         whole = filled >= self._ptime[rows]
         self._filled[rows] = np.where(whole, 0, filled)
         self._octets[rows[whole]] = filled[whole] * width
-        self._prepared.append(rows[whole & self.sends[rows]])
+        ready = rows[whole & self.sends[rows]]
+        self._number(ready)
+        self._prepared.append(ready)
 
     def _stamp(self, rows: Rows, tick: int) -> None:
-        self._sequence[rows] += 1
         stamps = (self._origin[rows] + tick * (self.clock[rows] // 50)) & 0xFFFF_FFFF
-        self._packet[rows, 2:4] = (self._sequence[rows] & 0xFFFF).astype(">u2").view(np.uint8).reshape(-1, 2)
         self._packet[rows, 4:8] = stamps.astype(">u4").view(np.uint8).reshape(-1, 4)
+
+    def _number(self, rows: Rows) -> None:
+        """Give packets that will be sent their sequence numbers."""
+        self._sequence[rows] += 1
+        self._packet[rows, 2:4] = (self._sequence[rows] & 0xFFFF).astype(">u2").view(np.uint8).reshape(-1, 2)
 
     def _encode(self, row: int, pcm: Pcm, tick: int) -> None:
         if not self.sends[row]:
@@ -248,6 +257,7 @@ class Transmitter:
             self._prepared_opus[row] = OpusPacket(payload, int(stamp), False)
             return
         self._stamp(np.array([row]), tick)
+        self._number(np.array([row]))
         self._packet[row, HEADER : HEADER + len(payload)] = np.frombuffer(payload, np.uint8)
         self._octets[row] = len(payload)
         self._prepared.append(np.array([row]))
