@@ -274,20 +274,53 @@ def run_storm(report: Report, runner: ModelRunner, plan: Plan) -> None:
 
 
 def run_snapshot(report: Report, runner: ModelRunner, plan: Plan) -> None:
-    fill(runner, [min(1_656, runner._lm.config.context)])
+    """One call out and in again: at once, and in loads beside the ticks of others."""
+    window, live = runner._lm.config.context, max(1, runner.slots // 4)
+    fill(runner, [min(1_656, window), *lengths(live, window, False)][: runner.slots])
     device = runner._cache.tables.device
+    pcm, others = np.zeros((runner.slots, 1_920), np.float32), np.arange(runner.slots) > 0
+    others &= runner._open
+
+    def ticking(turn: Callable[[], bool]) -> list[float]:
+        times = []
+        while True:
+            started = time.perf_counter()
+            over = turn()
+            runner.step(pcm, others)
+            times.append(time.perf_counter() - started)
+            if over:
+                return times
+            time.sleep(max(0.0, TICK_S - times[-1]))
+
+    for _ in range(3):
+        runner.step(pcm, others)
     settle(device)
+    quiet = iter(range(20))
+    alone = ticking(lambda: next(quiet) == 19)
+    departure = runner.depart(0)
+    out = ticking(departure.advance)
+    departure.finish()
+    out += ticking(lambda: departure.snapshot() is not None)
     begin = time.perf_counter()
     snapshot = runner.snapshot(0)
     taken = time.perf_counter() - begin
+    runner.close(0)
+    arrival = runner.arrive(0, snapshot)
+    into = ticking(arrival.advance)
     runner.close(0)
     begin = time.perf_counter()
     runner.restore(0, snapshot)
     settle(device)
     restored = time.perf_counter() - begin
     report.line("snapshot", plan=plan.name, frames=snapshot.frames, MiB=round(snapshot.nbytes / 2**20, 1),
+                load=runner.shuttle.load, live=int(others.sum()), ticks_out=len(out), ticks_in=len(into),
+                tick_ms=longest(alone), tick_out_ms=longest(out), tick_in_ms=longest(into),
                 take_ms=round(taken * 1e3, 1), restore_ms=round(restored * 1e3, 1))  # fmt: skip
     empty(runner)
+
+
+def longest(times: list[float]) -> float:
+    return round(max(times) * 1e3, 1)
 
 
 QUICK_MINUTES = 0.8

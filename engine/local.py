@@ -21,6 +21,7 @@ from engine.api import FRAME, Capacity, EngineError, EngineFull, EngineRefused, 
 from engine.clock import TickTimes
 from engine.forecast import BUDGET_MS, PageForecast, relief, slots_within
 from engine.frames import Batch, Mask
+from engine.parking import NOTHING_TO_PARK, Coming, Leaving, Moves
 from engine.rows import AudioRows
 from engine.slot import RowSlot
 from engine.slots import SlotTable
@@ -28,13 +29,13 @@ from engine.stepper import Stepped
 from engine.tick import TICK_MS, TickEngine
 
 if TYPE_CHECKING:
+    from engine.passage import Arrival, Departure
     from engine.runner import ModelRunner, SlotSnapshot
 
 log = logging.getLogger(__name__)
 
 _LEAST_PAGES = 3
 """Of a call under page pressure: two of window and the one being begun."""
-_NOTHING_TO_PARK = "the call has not begun or has ended: there is nothing to park"
 _WARM_TICKS, _MEASURED_TICKS = 3, 20
 _RUNS = 3
 _BUSY = 2.0
@@ -96,13 +97,19 @@ class ModelStepper:
             try:
                 return self._runner.step(pcm, active)
             except OutOfPages:
-                if not self._relieve(int(active.sum())):
+                if not self._relieve(int(active.sum())) and not self._land():
                     raise
 
     def _relieve(self, needed: int) -> int:
         freed = sum(self._runner.shrink(slot, pages) for slot, pages in relief(self.held(), needed).items())
         self.shrunk_pages += freed
         return freed
+
+    def _land(self) -> bool:
+        """Wait for pages that are being copied; whether one has come free by it."""
+        free = self._runner.pages.free
+        self._runner.shuttle.wait()
+        return self._runner.pages.free > free
 
     def piece(self, token: int) -> str | None:
         return self._runner.piece(token)
@@ -120,9 +127,16 @@ class ModelStepper:
         except ValueError as error:
             log.warning("words for slot %d were dropped: %s", slot, error)
 
-    def restore(self, slot: int, snapshot: SlotSnapshot) -> None:
-        self._runner.restore(slot, snapshot)
+    def depart(self, slot: int) -> Departure:
+        if not self._runner.ready(slot):
+            raise EngineError(NOTHING_TO_PARK)
+        return self._runner.depart(slot)
+
+    def arrive(self, slot: int, snapshot: SlotSnapshot) -> Arrival:
+        """Raises EngineRefused, OutOfPages."""
+        arrival = self._runner.arrive(slot, snapshot)
         self._open.add(slot)
+        return arrival
 
 
 def load_runner(options: LocalOptions, progress: Progress) -> ModelRunner:
@@ -212,6 +226,7 @@ class LocalEngine(TickEngine):
         self._progress = progress
         self._model: ModelStepper | None = None
         self._runner: ModelRunner | None = None
+        self._moves = Moves()
         super().__init__(f"moshi ({options.source})", _Unloaded(), rows, SlotTable(rows.count), phase)
 
     async def start(self) -> None:
@@ -269,36 +284,79 @@ class LocalEngine(TickEngine):
         return max(1, limit)
 
     def admit(self, persona: Persona) -> None:
-        runner, model = self._runner, self._model
-        if runner is None or model is None:
-            return
+        if self._runner is not None:
+            self._admit_pages(self._runner.prompt_pages(persona))
+
+    def _admit_pages(self, pages: int) -> None:
+        """Raises EngineFull where a further call that begins with so many will not fit."""
+        runner, model = self._loaded()
         forecast = PageForecast(runner.pages.total, runner.window_pages, runner.page_frames)
         held = list(model.held().values())
         retry_s = forecast.retry_after_s(len(held))
-        if held and not forecast.admits(held, runner.prompt_pages(persona)):
+        if held and not forecast.admits(held, pages):
             raise EngineFull(f"the memory of {len(held)} calls is all there is", retry_s)
         if held and self.times.recent_ms(90) > self.options.budget_ms:
             raise EngineFull(f"{len(held)} calls already take the time there is", retry_s)
 
     async def park(self, slot: RowSlot) -> SlotSnapshot:
-        """Take the call's state out and close its slot. Raises EngineError while its prompt still runs."""
-        runner = self._loaded()
+        """Take the call's state out beside the ticks, a second's worth at full length, and close its slot.
+
+        The call goes on until its last pages are taken; where this is cancelled, for good. Raises EngineError
+        while its prompt still runs, where it ends meanwhile, and where the host has no memory for it.
+        """
+        _, model = self._loaded()
         if slot.ended is not None:
-            raise EngineError(_NOTHING_TO_PARK)
-        snapshot = await self.ask(lambda: _snapshot(runner, slot))
+            raise EngineError(NOTHING_TO_PARK)
+        leaving = Leaving(self, slot, model.depart)
+        try:
+            snapshot = await self._order(leaving.answer, lambda: self._moves.add(leaving))
+        except asyncio.CancelledError:
+            self._orders.append(leaving.give_up)
+            raise
         slot.close()
         return snapshot
 
     async def unpark(self, snapshot: SlotSnapshot, row: int | None = None) -> RowSlot:
-        """A slot that goes on where the parked call stopped. Raises EngineFull, EngineRefused."""
-        self._loaded()
-        taken = await self._reserve(row)
-        return self._seat(taken, lambda slot: self._model.restore(slot, snapshot) if self._model else None)
+        """A slot that goes on where the parked call stopped, as soon as its state is in, beside the ticks.
 
-    def _loaded(self) -> ModelRunner:
-        if self._runner is None:
+        Of what its caller says before, the newest frame alone is heard. Raises EngineFull where there is no
+        slot or no room for its pages, EngineRefused for a snapshot of another model.
+        """
+        runner, model = self._loaded()
+        runner.accept(snapshot)
+        self._admit_pages(len(snapshot.pages))
+        slot = self._give(await self._reserve(row))
+        coming = Coming(self, slot, lambda row: self._arrive(model, row, snapshot), snapshot.call.muted)
+        try:
+            await self._order(coming.answer, lambda: self._moves.add(coming))
+        except BaseException:
+            slot.close()
+            raise
+        return slot
+
+    def _arrive(self, model: ModelStepper, row: int, snapshot: SlotSnapshot) -> Arrival:
+        from engine.runner import OutOfPages
+
+        try:
+            return model.arrive(row, snapshot)
+        except OutOfPages as error:
+            raise EngineFull(f"the parked call does not fit: {error}") from error
+
+    def _between(self) -> None:
+        if self._runner is not None:
+            self._runner.shuttle.collect()
+        self._moves.advance()
+
+    async def stop(self) -> None:
+        await super().stop()
+        self._moves.clear()
+        if self._runner is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._runner.shuttle.wait)
+
+    def _loaded(self) -> tuple[ModelRunner, ModelStepper]:
+        if self._runner is None or self._model is None:
             raise EngineError("the model is not loaded: start the engine first")
-        return self._runner
+        return self._runner, self._model
 
     def capacity(self) -> Capacity:
         now = super().capacity()
@@ -307,12 +365,6 @@ class LocalEngine(TickEngine):
         pages = self._runner.pages
         figures = {"pages": pages.total, "pages_used": pages.used, "pages_shrunk": self._model.shrunk_pages}
         return replace(now, detail=now.detail | {name: float(n) for name, n in figures.items()})
-
-
-def _snapshot(runner: ModelRunner, slot: RowSlot) -> SlotSnapshot:
-    if slot.ended is not None or not runner.ready(slot.row):
-        raise EngineError(_NOTHING_TO_PARK)
-    return runner.snapshot(slot.row)
 
 
 class _Unloaded:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +15,8 @@ from engine.generation import Generator
 from engine.kv import PAGE, OutOfPages, PagedCache
 from engine.prefix import Key, PrefixCache
 from engine.prompt import Prompt
+
+Given = TypeVar("Given")
 
 
 @dataclass(slots=True)
@@ -56,14 +60,20 @@ class PromptQueue:
 
     def reserve(self, rows: NDArray[np.int64], frames: int = 1) -> None:
         """Pages for the next frames, at the expense of kept prompts. Raises OutOfPages."""
+        self._evicting(lambda: self._cache.reserve(rows, frames))
+        self._cache.push()
+
+    def take(self, count: int) -> list[int]:
+        """Fresh pages, at the expense of kept prompts. Raises OutOfPages."""
+        return self._evicting(lambda: self._cache.take(count))
+
+    def _evicting(self, ask: Callable[[], Given]) -> Given:
         while True:
             try:
-                self._cache.reserve(rows, frames)
-                break
+                return ask()
             except OutOfPages:
                 if not self.prefixes.evict():
                     raise
-        self._cache.push()
 
     def run(self) -> list[int]:
         """One chunk of the oldest prompt; returns the slots whose prompt is complete."""

@@ -12,14 +12,18 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from engine.api import EngineRefused, Persona
 from engine.build import Built, RunnerOptions, build
 from engine.checkpoint import Checkpoint
 from engine.kv import PAGE, OutOfPages, PagedCache, PageUse
+from engine.model.codec import SlotState
+from engine.passage import Arrival, Departure
 from engine.persona import Casting
 from engine.prefill import PromptQueue
-from engine.snapshot import SlotSnapshot
+from engine.shuttle import Shuttle
+from engine.snapshot import CallState, SlotSnapshot
 from engine.stages import Tick
 
 __all__ = ["ModelRunner", "OutOfPages", "PageUse", "RunnerOptions", "SlotSnapshot", "StepResult"]
@@ -59,6 +63,8 @@ class ModelRunner:
         self._stages = built.stages
         self._casting: Casting = built.casting
         self._prompts = PromptQueue(built.generator, built.cache, built.options.prefill_frames)
+        self.fingerprint = built.fingerprint
+        self.shuttle = Shuttle(built.generator.pool, built.cache)
         self._open = np.zeros(slots, bool)
         self._ready = np.zeros(slots, bool)
         self._priming = np.zeros(slots, bool)
@@ -221,58 +227,94 @@ class ModelRunner:
 
     # -- state ---------------------------------------------------------------------------------------
 
-    @torch.inference_mode()
-    def snapshot(self, slot: int) -> SlotSnapshot:
-        """The slot's state, copied to host memory. The slot goes on unchanged.
+    def depart(self, slot: int) -> Departure:
+        """Begin to copy the slot's state to host memory while it goes on.
 
         Raises ValueError for a slot that is not ready.
         """
         if not self._ready[slot]:
             raise ValueError(f"slot {slot} is not ready")
-        pages = self._cache.pages_of(slot)
-        numbers, places = tuple(n for n, _ in pages), [page for _, page in pages]
+        return Departure(self, slot)
+
+    def arrive(self, slot: int, snapshot: SlotSnapshot) -> Arrival:
+        """Open a free slot with the snapshot's pages, to be filled while others step.
+
+        Raises EngineRefused as `accept`, OutOfPages when it does not fit.
+        """
+        self._must_be_free(slot)
+        self.accept(snapshot)
+        pages = self._prompts.take(len(snapshot.pages))
+        numbered = list(zip(snapshot.pages, pages, strict=True))
+        self._cache.install(slot, numbered, snapshot.frames, snapshot.call.window)
+        self._open[slot] = True
+        return Arrival(self, slot, snapshot)
+
+    def accept(self, snapshot: SlotSnapshot) -> None:
+        """Raises EngineRefused when the snapshot is of another model. Any thread may call it."""
+        if snapshot.model != self.fingerprint:
+            raise EngineRefused(f"the snapshot is of {snapshot.model}, this is {self.fingerprint}")
+
+    def snapshot(self, slot: int) -> SlotSnapshot:
+        """The slot's state in host memory, all of it now. The slot goes on unchanged.
+
+        Raises ValueError for a slot that is not ready.
+        """
+        departure = self.depart(slot)
+        departure.finish()
+        self.shuttle.wait()
+        snapshot = departure.snapshot()
+        assert snapshot is not None
+        return snapshot
+
+    def restore(self, slot: int, snapshot: SlotSnapshot) -> None:
+        """Open a free slot in that state, all of it now: its next tokens are those of an uninterrupted run.
+
+        Raises EngineRefused when the snapshot is of another model, OutOfPages when it does not fit.
+        """
+        arrival = self.arrive(slot, snapshot)
+        while not arrival.advance():
+            self.shuttle.wait()
+
+    def pages_of(self, slot: int) -> list[tuple[int, int]]:
+        """(page number in the call, page of the pool), oldest first."""
+        return self._cache.pages_of(slot)
+
+    def settled_pages(self, slot: int) -> int:
+        """Pages of the call, by number, that no step and no rewind will write again."""
+        return int(self._cache.frames[slot] - self._reach[slot]) // PAGE
+
+    def call_state(self, slot: int) -> CallState:
+        """What a snapshot holds of the host's side."""
         seed, text, audio = self._generator.sampler.of(slot)
-        return SlotSnapshot(
-            model=self._parts.fingerprint,
+        return CallState(
             frames=int(self._cache.frames[slot]),
             window=int(self._cache.window[slot]),
-            pages=numbers,
-            lines=self._generator.pool.read(places),
-            tokens=self._generator.ring.tokens[slot].cpu().clone(),
-            codec=self._codec.snapshot(slot),
+            spoken=int(self._spoken[slot]),
             seed=seed,
             text=text,
             audio=audio,
-            spoken=int(self._spoken[slot]),
             muted=bool(self._forced[slot] >= 0),
             queue=tuple(self._queues.get(slot, ())),
         )
 
-    @torch.inference_mode()
-    def restore(self, slot: int, snapshot: SlotSnapshot) -> None:
-        """Open a free slot in that state: its next tokens are those of an uninterrupted run.
+    def small_state(self, slot: int) -> dict[str, Tensor]:
+        """What a snapshot holds of the device's side besides pages, on the host: `tokens` and the codec's."""
+        return {"tokens": self._generator.ring.tokens[slot].cpu().clone(), **self._codec.snapshot(slot)}
 
-        Raises EngineRefused when the snapshot is of another model, OutOfPages when it does not fit.
-        """
-        self._must_be_free(slot)
-        if snapshot.model != self._parts.fingerprint:
-            raise EngineRefused(f"the snapshot is of {snapshot.model}, this is {self._parts.fingerprint}")
-        pages = self._cache.take(len(snapshot.pages))
-        self._cache.install(
-            slot, list(zip(snapshot.pages, pages, strict=True)), snapshot.frames, snapshot.window
-        )
-        self._generator.pool.write(pages, snapshot.lines)
+    @torch.inference_mode()
+    def seat(self, slot: int, call: CallState, tokens: Tensor, codec: SlotState) -> None:
+        """Let a slot that has its pages filled step from now on."""
         ring = self._generator.ring
-        ring.tokens[slot] = snapshot.tokens.to(ring.tokens.device)
-        ring.frames[slot] = snapshot.frames
+        ring.tokens[slot] = tokens
+        ring.frames[slot] = call.frames
         self._set_window(slot)
-        self._codec.restore(slot, snapshot.codec)
-        self._generator.sampler.set(slot, snapshot.seed, snapshot.text, snapshot.audio)
-        self._open[slot] = self._ready[slot] = True
-        self._spoken[slot] = snapshot.spoken
-        self._forced[slot] = self._lm.config.existing_text_padding_id if snapshot.muted else -1
-        if snapshot.queue:
-            self._queues[slot] = deque(snapshot.queue)
+        self._codec.restore(slot, codec)
+        self._generator.sampler.set(slot, call.seed, call.text, call.audio)
+        self._ready[slot] = True
+        self._spoken[slot] = call.spoken
+        self._forced[slot] = self._lm.config.existing_text_padding_id if call.muted else -1
+        if call.queue:
+            self._queues[slot] = deque(call.queue)
 
     @torch.inference_mode()
     def rewind(self, slot: int, frames: int) -> int:

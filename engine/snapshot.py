@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -10,34 +11,45 @@ from engine.model.codec import SlotState
 
 
 @dataclass(frozen=True, slots=True)
+class CallState:
+    """What the host knows of a call."""
+
+    frames: int
+    """LM frames since open(), prompt included."""
+    window: int
+    """Frames it may look back on."""
+    spoken: int
+    """Frames its decoder has run."""
+    seed: int
+    text: tuple[float, int]
+    audio: tuple[float, int]
+    """(temperature, top-k)"""
+    muted: bool
+    """Interrupted and not yet released."""
+    queue: tuple[int, ...]
+    """Text tokens still to be forced."""
+
+
+@dataclass(frozen=True, slots=True)
 class SlotSnapshot:
     """Refers to nothing on the device, so it outlives the slot, the runner and (pickled) the process."""
 
     model: str
     """Which model it belongs to; another one refuses it."""
-    frames: int
-    """LM frames since open(), prompt included."""
-    window: int
-    pages: tuple[int, ...]
-    """Numbers in the call of the pages below."""
-    lines: tuple[Tensor, ...]
-    """One (pages, 64, 2, heads, head_dim) a layer."""
+    call: CallState
+    pages: Mapping[int, Tensor]
+    """Number of a page in the call -> its keys and values, (layers, 64, 2, heads, head_dim)."""
     tokens: Tensor
     """(n_q + 1, ring length)"""
     codec: SlotState
-    seed: int
-    text: tuple[float, int]
-    audio: tuple[float, int]
-    """(temperature, top-k)"""
-    spoken: int
-    """Frames its decoder has run."""
-    muted: bool
-    queue: tuple[int, ...]
-    """Text tokens still to be forced."""
+
+    @property
+    def frames(self) -> int:
+        return self.call.frames
 
     @property
     def nbytes(self) -> int:
-        tensors = [*self.lines, self.tokens, *self.codec.values()]
+        tensors = [*self.pages.values(), self.tokens, *self.codec.values()]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     def __repr__(self) -> str:

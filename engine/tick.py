@@ -112,11 +112,16 @@ class TickEngine:
 
     def _seat(self, row: int, join: Callable[[int], None]) -> RowSlot:
         """A slot on a reserved row; `join` opens it in the stepper, on the tick thread."""
+        slot = self._give(row)
+        self._orders.append(lambda: self._join(slot, join))
+        return slot
+
+    def _give(self, row: int) -> RowSlot:
+        """A slot on a reserved row, of which the tick thread does not know yet."""
         if self._down is not None:
             raise EngineError(self._down)
         self.frames.clear(row)
         slot = self._open[row] = RowSlot(row, self)
-        self._orders.append(lambda: self._join(slot, join))
         return slot
 
     def _take_row(self, row: int | None) -> int | None:
@@ -178,12 +183,16 @@ class TickEngine:
 
     async def ask(self, question: Callable[[], Answer]) -> Answer:
         """What the question, put on the tick thread between two steps, returns or raises as EngineError."""
+        answer: Future[Answer] = Future()
+        return await self._order(answer, lambda: _put(question, answer))
+
+    async def _order(self, answer: Future[Answer], order: Callable[[], None]) -> Answer:
+        """Give the tick thread an order and wait for what it answers, now or ticks later."""
         if self._down is not None:
             raise EngineError(self._down)
-        answer: Future[Answer] = Future()
         self._asked.add(answer)
         answer.add_done_callback(self._asked.discard)
-        self._orders.append(lambda: _put(question, answer))
+        self._orders.append(order)
         return await asyncio.wrap_future(answer)
 
     def retire(self, slot: RowSlot, reason: str) -> None:
@@ -228,11 +237,15 @@ class TickEngine:
         began = time.monotonic()
         while self._orders:
             self._orders.popleft()()
+        self._between()
         if self._active.any():
             self._step(tick)
             self.times.add(time.monotonic() - began)
         self.bell.ring()
         return True
+
+    def _between(self) -> None:
+        """What else the tick thread does before a step."""
 
     def _step(self, tick: Tick) -> None:
         if tick.skipped:
@@ -263,8 +276,7 @@ class TickEngine:
     def _join(self, slot: RowSlot, join: Callable[[int], None]) -> None:
         if slot.ended is not None:
             return
-        self._slots[slot.row] = slot
-        self._gains[slot.row] = self._wanted_gains[slot.row] = 1.0
+        self.take_in(slot)
         try:
             join(slot.row)
         except EngineError as error:
@@ -283,6 +295,28 @@ class TickEngine:
         if self._slots.get(slot.row) is slot:
             self._active[slot.row] = False
             self._held.discard(slot.row)
+
+    def has(self, slot: RowSlot) -> bool:
+        """Whether the stepper has this slot open: not closed, not ended."""
+        return slot.ended is None and self._slots.get(slot.row) is slot
+
+    def steps(self, slot: RowSlot) -> bool:
+        return bool(self._active[slot.row])
+
+    def take_in(self, slot: RowSlot, silent: bool = False) -> None:
+        """The row is the slot's from now on; it is not stepped before `go_on`. silent: until release()."""
+        self._slots[slot.row] = slot
+        self._gains[slot.row] = self._wanted_gains[slot.row] = 0.0 if silent else 1.0
+
+    def stand_still(self, slot: RowSlot) -> None:
+        """Step the slot no more until `go_on`."""
+        self._active[slot.row] = False
+
+    def go_on(self, slot: RowSlot) -> None:
+        """Step the slot, beginning with the newest frame of its caller."""
+        if self.has(slot):
+            self._active[slot.row] = True
+            self.frames.skip(slot.row)
 
     def _hush(self, slot: RowSlot, heard_samples: int | None) -> None:
         if self._active[slot.row] and self._slots.get(slot.row) is slot:

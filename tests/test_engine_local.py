@@ -15,7 +15,6 @@ from engine.api import FRAME, TICK_S, EngineError, EngineFull, EngineRefused, Pe
 from engine.echo import EchoEngine, EchoStepper
 from engine.frames import Batch, Mask
 from engine.local import LocalEngine, LocalOptions, load_runner, measure
-from engine.slot import RowSlot
 from engine.stepper import Stepped
 
 
@@ -124,37 +123,6 @@ async def test_nan_through_the_rows_is_silence_to_the_model_and_hurts_no_neighbo
         heard.append(engine.rows.read_spoken(second.row, 0, 7 * FRAME))
         runner.close(first.row), runner.close(second.row)
     assert np.allclose(heard[0], heard[1], atol=1e-5)
-
-
-@pytest.mark.slow
-async def test_a_parked_call_goes_on_in_another_row_as_if_nothing_had_been(checkpoint: Path) -> None:
-    runner = load_runner(LocalOptions(str(checkpoint), slots=2), quiet)
-    engine = LocalEngine(LocalOptions("tiny", slots=2))
-    engine.adopt(runner)
-    engine.begin(0.0)
-
-    def ticks(slot: RowSlot, first: int, last: int) -> None:
-        for n in range(first, last):
-            slot.write(voice(n))
-            engine.run_due(engine.clock.deadline)
-
-    whole = await engine.open(Persona(seed=9), row=0)
-    ticks(whole, 0, 12)
-    expected = engine.rows.read_spoken(0, 5 * FRAME, 6 * FRAME)
-    whole.close()
-    early = await engine.open(Persona(seed=9), row=1)
-    ticks(early, 0, 6)
-    parking = asyncio.ensure_future(engine.park(early))
-    await asyncio.sleep(0)
-    engine.run_due(engine.clock.deadline)
-    snapshot = await parking
-    with pytest.raises(EngineError, match="nothing to park"):
-        await engine.park(early)
-    engine.run_due(engine.clock.deadline)
-    resumed = await engine.unpark(snapshot, row=0)
-    ticks(resumed, 6, 12)
-    assert np.allclose(engine.rows.read_spoken(0, 0, 6 * FRAME), expected, atol=1e-5)
-    await engine.stop()
 
 
 @pytest.mark.slow

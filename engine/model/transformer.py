@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from engine import kernels, twins
+from engine import kernels
 from engine.kernels import Matrix
 from engine.kv import PAGE
 from engine.model.config import TransformerConfig
@@ -111,15 +111,6 @@ class Pool:
         """Copy one page."""
         for layer in self.layers:
             layer[target] = layer[source]
-
-    def read(self, pages: list[int]) -> tuple[Tensor, ...]:
-        """Those pages on the CPU, one (pages, 64, 2, heads, head_dim) a layer."""
-        return tuple(twins.plain(layer)[pages].cpu().view(layer.dtype) for layer in self.layers)
-
-    def write(self, pages: list[int], lines: tuple[Tensor, ...]) -> None:
-        """Fill pages with what `read` gave."""
-        for layer, given in zip(self.layers, lines, strict=True):
-            twins.plain(layer)[pages] = twins.plain(given).to(layer.device)
 
     @property
     def nbytes_per_page(self) -> int:
