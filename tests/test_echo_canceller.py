@@ -8,6 +8,7 @@ import pytest
 
 from bench.echo_measures import cut_share
 from bench.echo_scenes import EchoPath, Recipe, Scene, make, read_flac
+from gateway.media.compiled import kernel
 from gateway.media.echo import EchoCanceller
 
 SPEECH = Path(__file__).parent / "data" / "speech"
@@ -234,17 +235,13 @@ def test_without_a_compiler_the_output_is_the_same(monkeypatch: pytest.MonkeyPat
     far, callers = speech()
     scene = make(RECIPES["near line"], far, callers, RATE, seed=9)
     compiled = cancel([scene], ticks=75)
-    from gateway.media import delay, kalman, reference, residual
+    from gateway.media import delay, foresight, gains, kalman, power, reference, residual
 
-    for module, name in (
-        (kalman, "predict"),
-        (kalman, "correct"),
-        (kalman, "trust"),
-        (delay, "gather"),
-        (reference, "read"),
-        (residual, "shape"),
-    ):
-        monkeypatch.setattr(module, name, getattr(module, name).twin)
+    for module in (delay, foresight, gains, kalman, power, reference, residual):
+        loops = {name: loop for name, loop in vars(module).items() if isinstance(loop, kernel)}
+        assert loops
+        for name, loop in loops.items():
+            monkeypatch.setattr(module, name, loop.twin)
     plain = cancel([scene], ticks=75)
     assert np.mean((plain - compiled) ** 2) < 1e-5 * np.mean(compiled**2)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from gateway.media.power import ERROR, LATE, RISE
 from gateway.media.reference import AHEAD
 
 F32 = NDArray[np.float32]
@@ -66,12 +67,12 @@ class AlignmentRows:
         first = float(self.delay[row]) / self.block
         return first - 0.5 <= lag <= first + parts - 4
 
-    def follow(self, rows: Rows, echo: F32, error: F32, teaches: NDArray[np.bool_]) -> None:
-        """Correct delay and pace from predicted echo and error (n, L); of blocks that teach, only."""
-        rise = echo[:, 2:] - echo[:, :-2]  # over two samples: twice the slope
-        power = np.float32(0.25) * np.einsum("ij,ij->i", rise, rise) + 1e-9
-        late = np.clip(-0.5 * np.einsum("ij,ij->i", error[:, 1:-1], rise) / power, -1, 1) * teaches
-        noise = np.einsum("ij,ij->i", error, error) / self.block / power
+    def follow(self, rows: Rows, sums: F32, teaches: NDArray[np.bool_]) -> None:
+        """Correct delay and pace from what predicted echo and error have in common, (6, n) of
+        power.compare(); of blocks that teach, only."""
+        power = np.float32(0.25) * sums[RISE] + 1e-9  # the rise is over two samples: twice the slope
+        late = np.clip(-0.5 * sums[LATE] / power, -1, 1) * teaches
+        noise = sums[ERROR] / self.block / power
         self._correct(rows, late, np.where(teaches, CAUTION * noise + 1e-5, NEVER))
 
     def _correct(self, rows: Rows, late: F64, noise: F64) -> None:

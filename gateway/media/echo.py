@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from gateway.media.alignment import AlignmentRows
 from gateway.media.delay import AUDIBLE, LAGS, PEAK, DelayFinder, shift_between
-from gateway.media.echo_rows import LIKELY, LISTENING, NEAR, STARTING, TRACKING, EchoRows, Levels, power_of
+from gateway.media.echo_rows import LIKELY, LISTENING, NEAR, STARTING, TRACKING, EchoRows, Levels
 from gateway.media.kalman import Innovation, KalmanRows
+from gateway.media.power import ECHO, ERROR, HEARD, MATCH, power_of
 from gateway.media.reference import SentRows
 from gateway.media.residual import ResidualRows
 
@@ -254,12 +255,13 @@ class EchoCanceller:
         state = self._rows
         self._bring_reference(rows)
         found = self._filter.step(rows, pcm, usable)
-        levels = power_of(pcm), power_of(found.error), power_of(found.echo)
+        before, after, echo = found.sums[[HEARD, ERROR, ECHO]] / np.float32(self.block)
+        levels = before, after, echo
         error, mismatch = _no_louder(pcm, found, levels)
         starting = rows[state.state[rows] == STARTING]
         if len(starting):
             self._replay(starting)
-        self._align.follow(rows, found.echo, found.error, usable & (state.since[rows] >= DRIFT_AFTER))
+        self._align.follow(rows, found.sums, usable & (state.since[rows] >= DRIFT_AFTER))
         out = self._residual.apply(rows, found, error, mismatch | ~usable, state.most(rows))
         state.keep_score(rows, levels, out, usable)
         state.state[rows[(state.state[rows] == STARTING) & (state.since[rows] >= START_BLOCKS)]] = TRACKING
@@ -341,8 +343,11 @@ def _no_louder(heard: F32, found: Innovation, levels: Levels) -> tuple[F32, Flag
     """
     before, after, power = levels
     worse = (after > before) & (power > before)
-    if not worse.any():
+    which = np.flatnonzero(worse)
+    if not len(which):
         return found.error, worse
-    match = np.einsum("ij,ij->i", heard, found.echo) / heard.shape[1]
-    share = np.clip(match / (power + 1e-12), 0, 1)[:, None].astype(np.float32)
-    return np.where(worse[:, None], heard - share * found.echo, found.error), worse
+    match = found.sums[MATCH, which] / heard.shape[1]
+    share = np.clip(match / (power[which] + 1e-12), 0, 1)[:, None].astype(np.float32)
+    error = found.error.copy()
+    error[which] = heard[which] - share * found.echo[which]
+    return error, worse

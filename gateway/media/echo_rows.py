@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gateway.media.delay import AUDIBLE, LAGS
+from gateway.media.power import power_of
 
 F32 = NDArray[np.float32]
 Flags = NDArray[np.bool_]
@@ -49,11 +50,6 @@ AT_MOST = np.float32(2)
 SUSPICIOUS = 3
 """Blocks made louder in a row after which a filter is no longer held to have converged."""
 LONG_AGO = 1 << 20
-
-
-def power_of(pcm: F32) -> F32:
-    """Mean power per sample of blocks (n, L)."""
-    return np.asarray(np.einsum("ij,ij->i", pcm, pcm) / pcm.shape[1], dtype=np.float32)
 
 
 def source_of(near: F32, before: F32) -> F32:

@@ -18,8 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gateway.media import foresight
 from gateway.media.compiled import kernel
 from gateway.media.fourier import irfft, rfft
+from gateway.media.power import compare
 
 F32 = NDArray[np.float32]
 C64 = NDArray[np.complex64]
@@ -33,45 +35,9 @@ KEEP = np.float32(0.9998**2)
 """State transition squared: how much of the path stays from block to block."""
 
 
-def _predict(rows: Any, newest: Any, xr: Any, xi: Any, wr: Any, wi: Any, p: Any, y: Any, s: Any) -> None:
-    """Echo spectra (n, F) into y; what the filter's own error may add, sum(P |X|^2), into s."""
+def _relearn(rows: Any, newest: Any, xr: Any, xi: Any, wr: Any, wi: Any, p: Any, e: Any, g: Any) -> None:
+    """Correct the filter in place and leave P as it is. g (n, F): 1 / innovation power."""
     slots, parts, bins = xr.shape[1], wr.shape[1], xr.shape[2]
-    y_r, y_i = np.empty(bins, np.float32), np.empty(bins, np.float32)
-    for q in range(len(rows)):
-        i, s_q = rows[q], s[q]
-        y_r[:] = 0
-        y_i[:] = 0
-        s_q[:] = 0
-        for part in range(parts):
-            k = newest[q] - part
-            if k < 0:
-                k += slots
-            a, b, c, d, v = xr[i, k], xi[i, k], wr[i, part], wi[i, part], p[i, part]
-            for f in range(bins):
-                y_r[f] += a[f] * c[f] - b[f] * d[f]
-                y_i[f] += a[f] * d[f] + b[f] * c[f]
-                s_q[f] += v[f] * (a[f] * a[f] + b[f] * b[f])
-        for f in range(bins):
-            y[q, f] = complex(y_r[f], y_i[f])
-
-
-def _predict_numpy(
-    rows: Rows, newest: Rows, xr: F32, xi: F32, wr: F32, wi: F32, p: F32, y: C64, s: F32
-) -> None:
-    slots = (newest[:, None] - np.arange(wr.shape[1])) % xr.shape[1]
-    a, b, c, d = xr[rows[:, None], slots], xi[rows[:, None], slots], wr[rows], wi[rows]
-    y.real = np.sum(a * c - b * d, axis=1)
-    y.imag = np.sum(a * d + b * c, axis=1)
-    s[:] = np.sum(p[rows] * (a * a + b * b), axis=1)
-
-
-def _correct(
-    rows: Any, newest: Any, xr: Any, xi: Any, wr: Any, wi: Any, p: Any, e: Any, g: Any, keep: Any
-) -> None:
-    """Kalman update in place. g (n, F): 1 / innovation power; keep: A^2, or 0 to leave P as it is."""
-    slots, parts, bins = xr.shape[1], wr.shape[1], xr.shape[2]
-    half, one = np.float32(0.5), np.float32(1.0)
-    fresh = one - keep
     e_r, e_i = np.empty(bins, np.float32), np.empty(bins, np.float32)
     for q in range(len(rows)):
         i, g_q = rows[q], g[q]
@@ -83,35 +49,21 @@ def _correct(
             if k < 0:
                 k += slots
             a, b, c, d, v = xr[i, k], xi[i, k], wr[i, part], wi[i, part], p[i, part]
-            if keep > 0:
-                for f in range(bins):
-                    mu = v[f] * g_q[f]
-                    re = c[f] + mu * (a[f] * e_r[f] + b[f] * e_i[f])
-                    im = d[f] + mu * (a[f] * e_i[f] - b[f] * e_r[f])
-                    c[f] = re
-                    d[f] = im
-                    left = one - half * mu * (a[f] * a[f] + b[f] * b[f])
-                    v[f] = keep * left * v[f] + fresh * (re * re + im * im)
-            else:
-                for f in range(bins):
-                    mu = v[f] * g_q[f]
-                    c[f] += mu * (a[f] * e_r[f] + b[f] * e_i[f])
-                    d[f] += mu * (a[f] * e_i[f] - b[f] * e_r[f])
+            for f in range(bins):
+                mu = v[f] * g_q[f]
+                c[f] += mu * (a[f] * e_r[f] + b[f] * e_i[f])
+                d[f] += mu * (a[f] * e_i[f] - b[f] * e_r[f])
 
 
-def _correct_numpy(
-    rows: Rows, newest: Rows, xr: F32, xi: F32, wr: F32, wi: F32, p: F32, e: C64, g: F32, keep: Any
+def _relearn_numpy(
+    rows: Rows, newest: Rows, xr: F32, xi: F32, wr: F32, wi: F32, p: F32, e: C64, g: F32
 ) -> None:
     slots = (newest[:, None] - np.arange(wr.shape[1])) % xr.shape[1]
     a, b = xr[rows[:, None], slots], xi[rows[:, None], slots]
-    e_r, e_i, v = e.real[:, None], e.imag[:, None], p[rows]
-    mu = v * g[:, None]
-    re = wr[rows] + mu * (a * e_r + b * e_i)
-    im = wi[rows] + mu * (a * e_i - b * e_r)
-    wr[rows], wi[rows] = re, im
-    if keep > 0:
-        left = 1 - HALF * mu * (a * a + b * b)
-        p[rows] = keep * left * v + (1 - keep) * (re * re + im * im)
+    e_r, e_i = e.real[:, None], e.imag[:, None]
+    mu = p[rows] * g[:, None]
+    wr[rows] += mu * (a * e_r + b * e_i)
+    wi[rows] += mu * (a * e_i - b * e_r)
 
 
 def _trust(
@@ -203,8 +155,7 @@ def _put_numpy(rows: Rows, column: Rows, real: F32, imaginary: F32, spectra: C64
 pick = kernel(_pick, _pick_numpy)
 put = kernel(_put, _put_numpy)
 trust = kernel(_trust, _trust_numpy)
-predict = kernel(_predict, _predict_numpy)
-correct = kernel(_correct, _correct_numpy)
+relearn = kernel(_relearn, _relearn_numpy)
 
 
 @dataclass(slots=True)
@@ -221,6 +172,8 @@ class Innovation:
     """(n, F) of the predicted echo, scaled like error_power."""
     doubt: F32
     """(n, F) of error_power, what the filter's own uncertainty explains."""
+    sums: F32
+    """(6, n) energies of a block, see power.compare()."""
 
 
 class KalmanRows:
@@ -243,6 +196,8 @@ class KalmanRows:
         self.at = np.zeros(count, np.intp)
         self._turn = np.zeros(count, np.intp)  # partitions constrained
         self._steps = np.zeros(count, np.intp)
+        self._state = foresight.State(self.xr, self.xi, self.wr, self.wi, self.p)
+        self._next = foresight.sums(count, bins)
 
     def clear(self, row: int) -> None:
         """Nothing was heard on this row."""
@@ -256,6 +211,7 @@ class KalmanRows:
         self.p[rows] = prior[:, :, None]
         self.noise[rows] = 0
         self._turn[rows] = self._steps[rows] = 0
+        self._next.slot[rows] = foresight.UNKNOWN
 
     def load(self, row: int, reference: F32) -> None:
         """Replace a row's reference by the last (slots + 1) L samples, aligned, newest last."""
@@ -263,6 +219,7 @@ class KalmanRows:
         spectra = rfft(windows)
         self.xr[row], self.xi[row] = spectra.real, spectra.imag
         self.newest[row] = self.slots - 1
+        self._next.slot[row] = foresight.UNKNOWN
 
     def push(self, rows: Rows, windows: F32) -> None:
         """Append the reference's newest window (n, 2L): the block before, and the block itself."""
@@ -279,8 +236,12 @@ class KalmanRows:
 
     def step(self, rows: Rows, heard: F32, usable: NDArray[np.bool_]) -> Innovation:
         """Predict the newest block's echo and learn from the error, from usable blocks only."""
-        found = self._learn(rows, self.newest[rows], heard, usable, KEEP)
-        self._constrain(rows[self._steps[rows] & 1 == rows & 1], 1)
+        newest, part = self.newest[rows], self._turn[rows] % self.parts
+        constrained = self._steps[rows] & 1 == rows & 1
+        found, error, gain = self._predict(rows, newest, heard, usable, True)
+        later = np.where(constrained, part, 0)
+        foresight.correct(rows, newest, self._state, self._next, error, gain, KEEP, later)
+        self._constrain(rows[constrained], 1)
         self._steps[rows] += 1
         return found
 
@@ -288,7 +249,10 @@ class KalmanRows:
         """Learn once more from a block `age` blocks old (n,), each row its own; P stays."""
         slot = (self.at[rows] - age) % self.history
         newest = (self.newest[rows] - age) % self.slots
-        self._learn(rows, newest, self.heard[rows, slot], self.usable[rows, slot], np.float32(0))
+        self._next.slot[rows] = foresight.UNKNOWN
+        heard, usable = self.heard[rows, slot], self.usable[rows, slot]
+        _, error, gain = self._predict(rows, newest, heard, usable, False)
+        relearn(rows, newest, self.xr, self.xi, self.wr, self.wi, self.p, error, gain)
         self._constrain(rows, 2)
 
     def recent(self, row: int, blocks: int) -> F32:
@@ -312,28 +276,32 @@ class KalmanRows:
         echo = np.einsum("bpf,pf->bf", self.xr[row][slots] + 1j * self.xi[row][slots], path)
         return np.asarray(irfft(echo)[:, self.block :].ravel(), dtype=np.float32)
 
-    def _learn(
-        self, rows: Rows, newest: Rows, heard: F32, usable: NDArray[np.bool_], keep: np.float32
-    ) -> Innovation:
+    def _predict(
+        self, rows: Rows, newest: Rows, heard: F32, usable: NDArray[np.bool_], follow: bool
+    ) -> tuple[Innovation, C64, F32]:
+        """What a block brings, its error's spectrum, and how far to believe that, (n, F); follow: whether
+        the noise is followed."""
         n, length = len(rows), self.block
         s, power, echo_power, doubt, gain = np.empty((5, n, length + 1), np.float32)
         spectrum = np.empty((n, length + 1), np.complex64)
-        predict(rows, newest, self.xr, self.xi, self.wr, self.wi, self.p, spectrum, s)
-        echo = irfft(spectrum)[:, length:]
+        foresight.predict(rows, newest, self._state, self._next, spectrum, s)
+        echo = irfft(spectrum)
         padded = np.zeros((n, 2 * length), np.float32)
-        error = np.subtract(heard, echo, out=padded[:, length:])
+        error = np.subtract(heard, echo[:, length:], out=padded[:, length:])
         e = rfft(padded)
-        trust(rows, e, spectrum, s, usable, self.noise, keep > 0, power, echo_power, doubt, gain)
-        correct(rows, newest, self.xr, self.xi, self.wr, self.wi, self.p, e, gain, keep)
-        return Innovation(error, echo, power, echo_power, doubt)
+        trust(rows, e, spectrum, s, usable, self.noise, follow, power, echo_power, doubt, gain)
+        sums = np.empty((6, n), np.float32)
+        if follow:
+            compare(np.ascontiguousarray(heard), padded, echo, sums)
+        return Innovation(error, echo[:, length:], power, echo_power, doubt, sums), e, gain
 
     def _constrain(self, rows: Rows, parts: int) -> None:
         """Cut the wrapped-around half of the next `parts` partitions' responses, each row in its own turn."""
-        for _ in range(parts):
-            part = self._turn[rows] % self.parts
-            self._turn[rows] += 1
-            spectra = np.empty((len(rows), self.block + 1), np.complex64)
-            pick(rows, part, self.wr, self.wi, spectra)
-            response = irfft(spectra)
-            response[:, self.block :] = 0
-            put(rows, part, self.wr, self.wi, rfft(response))
+        part = ((self._turn[rows][:, None] + np.arange(parts)) % self.parts).ravel()
+        self._turn[rows] += parts
+        rows = np.repeat(rows, parts)
+        spectra = np.empty((len(rows), self.block + 1), np.complex64)
+        pick(rows, part, self.wr, self.wi, spectra)
+        response = irfft(spectra)
+        response[:, self.block :] = 0
+        put(rows, part, self.wr, self.wi, rfft(response))

@@ -17,66 +17,54 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gateway.media import gains
 from gateway.media.compiled import kernel
-from gateway.media.fourier import irfft, rfft
+from gateway.media.gains import BAND, HISS
 from gateway.media.kalman import Innovation
 
 F32 = NDArray[np.float32]
 Rows = NDArray[np.intp]
 
-BAND = 8
-"""Bins of 25 Hz a band."""
-FLOOR = np.float32(0.1)
-"""Smallest gain: -20 dB."""
-OVER = np.float32(1.3)
-"""How much more echo is assumed than was estimated."""
-LEAK = (0.001, 1.0)
-"""Least and most of the predicted echo that is thought to remain."""
-MOSTLY = np.float32(0.5)
-"""Share of the predicted echo below which a block's output must lie to teach the leakage."""
-SEEN = 25
-"""Blocks after which the leakage is known."""
-UP, DOWN = np.float32(0.04), np.float32(0.08)
-NOISE_RISE = np.float32(1.01)
-HISS = np.float32(4.0)
-"""Noise over its tracked minimum."""
-QUIETER = np.float32(0.47)
-"""How far the noise may be turned down, over its tracked minimum: the caller's softest sounds lie in it."""
-INSTANT = np.float32(0.5)
-"""Weight of the present block's own estimate, which lets the caller's onset through."""
-RING = np.float32(0.55)
-"""What of the echo's power in a band still rings a block later."""
-SMOOTH = np.float32(0.9)
-"""Weight of the last block's clean estimate (decision-directed)."""
 OPEN = np.float32(0.9)
 """A block whose gains all lie above is passed on as it is."""
+PLAIN = np.float32(1e-4)
+"""Largest tap but the last of a filter that does nothing."""
+NO_LIMIT = np.float32(1e9)
 
 
-def _shape(pcm: Any, past: Any, old: Any, new: Any, out: Any) -> None:
-    """Convolve pcm (n, L), `past` (n, T - 1) before it, by taps (n, T), last first, from old to new."""
-    length, taps = pcm.shape[1], old.shape[1]
+def _shape(which: Any, rows: Any, pcm: Any, past: Any, fir: Any, new: Any) -> None:
+    """Convolve pcm[which] (n, L) in place, past[row] (T - 1) before it, by taps that go from fir[row], last
+    first, to new (len(which), T), and are these from now on."""
+    length, taps = pcm.shape[1], fir.shape[1]
     line = np.empty(length + taps - 1, np.float32)
-    for q in range(pcm.shape[0]):
-        line[: taps - 1] = past[q]
+    a, b = np.empty(length, np.float32), np.empty(length, np.float32)
+    for j in range(len(which)):
+        q = which[j]
+        i = rows[q]
+        line[: taps - 1] = past[i]
         line[taps - 1 :] = pcm[q]
-        o, w = old[q], new[q]
+        a[:] = 0
+        b[:] = 0
+        for tap in range(taps):
+            before, after = fir[i, tap], new[j, tap]
+            for n in range(length):
+                a[n] += before * line[n + tap]
+                b[n] += after * line[n + tap]
         for n in range(length):
-            a = np.float32(0)
-            b = np.float32(0)
-            for tap in range(taps):
-                a += o[tap] * line[n + tap]
-                b += w[tap] * line[n + tap]
             ramp = np.float32(n + 1) / np.float32(length)
-            out[q, n] = a + ramp * (b - a)
+            pcm[q, n] = a[n] + ramp * (b[n] - a[n])
+        fir[i] = new[j]
 
 
-def _shape_numpy(pcm: F32, past: F32, old: F32, new: F32, out: F32) -> None:
-    line = np.concatenate([past, pcm], axis=1)
-    windows = np.lib.stride_tricks.sliding_window_view(line, old.shape[1], axis=1)
+def _shape_numpy(which: Rows, rows: Rows, pcm: F32, past: F32, fir: F32, new: F32) -> None:
+    mine = rows[which]
+    line = np.concatenate([past[mine], pcm[which]], axis=1)
+    windows = np.lib.stride_tricks.sliding_window_view(line, fir.shape[1], axis=1)
     ramp = (np.arange(1, pcm.shape[1] + 1, dtype=np.float32) / np.float32(pcm.shape[1]))[None, :]
-    a = np.einsum("nlt,nt->nl", windows, old)
+    a = np.einsum("nlt,nt->nl", windows, fir[mine])
     b = np.einsum("nlt,nt->nl", windows, new)
-    out[:] = a + ramp * (b - a)
+    pcm[which] = a + ramp * (b - a)
+    fir[mine] = new
 
 
 shape = kernel(_shape, _shape_numpy)
@@ -89,29 +77,28 @@ class ResidualRows:
         self.block = block
         self.bands = block // BAND
         self.taps = block // 5
-        bands = (count, self.bands)
-        self._ring, self._clean, self._leak, self._noise = (np.zeros(bands, np.float32) for _ in range(4))
-        self._seen = np.zeros(count, np.int64)  # blocks that taught the leakage
+        self._known = gains.bands(count, self.bands)
         self._fir = np.zeros((count, self.taps), np.float32)
+        self._shapes = np.zeros(count, np.bool_)  # whether that does anything
         self._past = np.zeros((count, self.taps - 1), np.float32)
-        self._spread = _spread(self.bands, self.taps)
-        self._sums = np.zeros((block + 1, self.bands), np.float32)  # bins to bands
-        self._sums[np.arange(1, block + 1), np.arange(block) // BAND] = 1
-        self.left = np.zeros(count, np.float32)
+        self._fold, self._unfold = _folding(self.bands, self.taps)
+        self.left = self._known.left
         """Echo power per sample that may remain in the last block put out."""
-        self.hiss = np.zeros(count, np.float32)
+        self.hiss = self._known.hiss
         """Power per sample of the line's noise as it is without any of this; 0 until known."""
 
     def start(self, rows: Rows | int, quiet: float = 0.0) -> None:
         """Forget the leakage and open up. quiet: power per sample of the line's quietest blocks."""
-        self._ring[rows] = self._clean[rows] = 0
-        self._leak[rows] = 0.02
-        self._seen[rows] = 0
-        self._noise[rows] = max(quiet * self.block * self.block / self.bands / float(HISS), 1e-7)
+        ring, clean, leak, noise, seen, left, hiss = self._known
+        ring[rows] = clean[rows] = 0
+        leak[rows] = 0.02
+        seen[rows] = 0
+        noise[rows] = max(quiet * self.block * self.block / self.bands / float(HISS), 1e-7)
         self._past[rows] = 0
         self._fir[rows] = 0
         self._fir[rows, -1] = 1
-        self.left[rows] = self.hiss[rows] = 0
+        self._shapes[rows] = False
+        left[rows] = hiss[rows] = 0
 
     def apply(self, rows: Rows, found: Innovation, pcm: F32, lost: NDArray[np.bool_], most: F32) -> F32:
         """The block (n, L) with its residual echo turned down.
@@ -119,19 +106,10 @@ class ResidualRows:
         lost (n,): blocks that something else stands in for (lost on either way, concealed); as much echo may
         remain in them as was predicted. most (n,): power per sample of all echo that there can be.
         """
-        error, echo = self._banded(found.error_power), self._banded(found.echo_power)
-        self._learn(rows, error, echo, ~lost)
-        ring = np.maximum(echo, RING * self._ring[rows])
-        self._ring[rows] = ring
-        leak = np.where(lost[:, None], np.float32(1), self._leak[rows])
-        residual = self._doubted(rows, self._banded(found.doubt), leak * ring) + leak * ring
-        # Parseval: over half the bins of 2L points, |E|^2 sums to L times the block's energy
-        scale = np.float32(1 / (self.block * self.block))
-        too_much = scale * np.sum(residual, axis=1) / (most + TINY_POWER)
-        residual /= np.maximum(too_much, 1)[:, None]
-        gain = self._gains(rows, error, OVER * residual + HISS * self._noise[rows])
-        self.left[rows] = scale * np.sum(gain * gain * np.minimum(residual, error), axis=1)
-        self.hiss[rows] = scale * HISS * np.sum(self._noise[rows], axis=1)
+        bounded = np.minimum(most, NO_LIMIT)
+        block = gains.Block(found.error_power, found.echo_power, found.doubt, lost, bounded)
+        gain = np.empty((len(rows), self.bands), np.float32)
+        gains.weigh(rows, self._known, block, gain)
         return self._filter(rows, pcm, gain)
 
     def pass_through(self, rows: Rows, pcm: F32) -> None:
@@ -139,73 +117,43 @@ class ResidualRows:
         self._past[rows] = pcm[:, 1 - self.taps :]
         self.left[rows] = 0
 
-    def _doubted(self, rows: Rows, doubt: F32, leaking: F32) -> F32:
-        """What the filter's uncertainty adds, (n, bands): all of it at first, at most as much as leaks later.
-
-        The uncertainty is an upper bound (replays improve the filter, and do not lower it); leakage is seen.
-        """
-        trust = np.minimum(self._seen[rows] / SEEN, 1)[:, None].astype(np.float32)
-        return np.asarray(doubt + trust * (np.minimum(doubt, leaking) - doubt), dtype=np.float32)
-
-    def _banded(self, power: F32) -> F32:
-        banded: F32 = power @ self._sums
-        return banded
-
-    def _learn(self, rows: Rows, error: F32, echo: F32, learn: NDArray[np.bool_]) -> None:
-        """Leakage from blocks that are mostly echo: a caller's voice would be taken for it."""
-        noise = self._noise[rows]
-        ratio = np.maximum(error - 2 * noise, 0) / (echo + TINY_POWER)
-        mostly = learn & (np.sum(error, axis=1) < MOSTLY * np.sum(echo, axis=1))
-        self._seen[rows] += mostly
-        audible = mostly[:, None] & (echo > 4 * noise)
-        leak = self._leak[rows]
-        step = np.minimum(ratio, 4 * leak) - leak
-        self._leak[rows] = np.clip(leak + audible * np.where(step > 0, UP, DOWN) * step, *LEAK)
-        self._noise[rows] = np.where(
-            error < noise, noise + np.float32(0.3) * (error - noise), noise * NOISE_RISE
-        )
-
-    def _gains(self, rows: Rows, error: F32, residual: F32) -> F32:
-        post = error / (residual + TINY_POWER)
-        prior = SMOOTH * self._clean[rows] / (residual + TINY_POWER)
-        prior = np.maximum(prior, INSTANT * np.maximum(post - 1, 0))
-        gain = prior / (1 + prior)
-        self._clean[rows] = gain * gain * error
-        least = np.clip(QUIETER * np.sqrt(self._noise[rows] / (error + TINY_POWER)), FLOOR, 1)
-        return np.asarray(np.maximum(gain, least), dtype=np.float32)
-
     def _filter(self, rows: Rows, pcm: F32, gain: F32) -> F32:
-        closed = (gain.min(axis=1) < OPEN) | (np.abs(self._fir[rows, :-1]).max(axis=1) > 1e-4)
-        past = self._past[rows]
-        self._past[rows] = pcm[:, 1 - self.taps :]
+        which = np.flatnonzero((gain.min(axis=1) < OPEN) | self._shapes[rows])
         out = pcm.copy()
-        if closed.any():
-            which = np.flatnonzero(closed)
+        if len(which):
             new = self._minimum_phase(gain[which])
-            shaped = np.empty((len(which), self.block), np.float32)
-            shape(pcm[which], past[which], self._fir[rows[which]], new, shaped)
-            out[which] = shaped
-            self._fir[rows[which]] = new
+            shape(which, rows, out, self._past, self._fir, new)
+            self._shapes[rows[which]] = np.abs(new[:, :-1]).max(axis=1) > PLAIN
+        self._past[rows] = pcm[:, 1 - self.taps :]
         return out
 
     def _minimum_phase(self, gain: F32) -> F32:
         """FIR (n, taps), last tap first, of minimum phase with the bands' gains, by folding the cepstrum."""
-        cepstrum = irfft(np.log(gain) @ self._spread)
-        half = cepstrum.shape[1] // 2
-        cepstrum[:, 1:half] *= 2
-        cepstrum[:, half + 1 :] = 0
-        folded = rfft(cepstrum)
-        gain, phase = np.exp(folded.real), folded.imag.copy()
-        folded.real, folded.imag = gain * np.cos(phase), gain * np.sin(phase)  # exp() of complex takes longer
-        response = irfft(folded)
-        return np.ascontiguousarray(response[:, self.taps - 1 :: -1], dtype=np.float32)
+        folded = np.log(gain) @ self._fold
+        half = folded.shape[1] // 2
+        size, phase = np.exp(folded[:, :half]), folded[:, half:]
+        spectra = np.concatenate([size * np.cos(phase), size * np.sin(phase)], axis=1)
+        return np.asarray(spectra @ self._unfold, dtype=np.float32)
 
 
-TINY_POWER = np.float32(1e-9)
+def _folding(bands: int, taps: int) -> tuple[F32, F32]:
+    """All of folding a cepstrum that is linear, as two matrices.
+
+    (bands, 2 (taps + 1)): from the logarithms of the bands' gains to those of a minimum-phase spectrum, real
+    parts before imaginary; (2 (taps + 1), taps): from such a spectrum to its impulse response, last first.
+    """
+    cepstra = np.fft.irfft(_spread(bands, taps), axis=1)
+    cepstra[:, 1:taps] *= 2
+    cepstra[:, taps + 1 :] = 0
+    folded = np.fft.rfft(cepstra, axis=1)
+    each = np.eye(taps + 1)
+    responses = np.fft.irfft(np.concatenate([each, 1j * each]), axis=1)[:, taps - 1 :: -1]
+    fold = np.concatenate([folded.real, folded.imag], axis=1)
+    return fold.astype(np.float32), np.ascontiguousarray(responses, dtype=np.float32)
 
 
-def _spread(bands: int, half: int) -> F32:
+def _spread(bands: int, half: int) -> NDArray[np.float64]:
     """(bands, half + 1): band values spread over half + 1 frequencies, linear between band centres."""
     centres = (np.arange(bands) + 0.5) / bands
     grid = np.linspace(0, 1, half + 1)
-    return np.stack([np.interp(grid, centres, row) for row in np.eye(bands)]).astype(np.float32)
+    return np.stack([np.interp(grid, centres, row) for row in np.eye(bands)])
