@@ -8,7 +8,7 @@ import pytest
 
 from bench.echo_scenes import read_flac
 from gateway.duplex import CallerStarted, Ducked, DuplexEvent, Give, Held, Interrupted, Policy, Resumed
-from gateway.media import delay, foresight, gains, kalman, power, reference, residual
+from gateway.media import delay, foresight, gains, gate, kalman, power, reference, residual
 from gateway.media.holdback import MOST_HELD, Holdback
 from gateway.media.messages import Processing
 from gateway.media.processing import DuplexProcessing
@@ -96,7 +96,7 @@ def test_warming_compiles_every_loop_and_opens_no_row(silero: Silero) -> None:
     processing = DuplexProcessing(8, silero=silero)
     processing.warm()
     mine = kalman.relearn, kalman.trust, kalman.pick, kalman.put, foresight.predict, foresight.correct
-    others = delay.gather, reference.read, gains.weigh, residual.shape, power.compare, power.energy
+    others = delay.gather, reference.read, gains.weigh, residual.shape, power.compare, power.energy, gate.pass_on
     assert all(loop.chosen for loop in mine + others)
     assert all(processing.echo(row) is None for row in range(8))
 

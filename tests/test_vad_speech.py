@@ -7,7 +7,7 @@ import pytest
 
 from bench.barge_scenes import without_pauses
 from bench.echo_scenes import read_flac
-from gateway.media import vad
+from gateway.media import gate, vad
 from gateway.media.vad import BLOCK, ModelMissing, Silero, SpeechDetector, SpeechSettings
 
 SPEECH = Path(__file__).parent / "data" / "speech"
@@ -203,17 +203,30 @@ def test_silence_costs_no_inference(voice: np.ndarray) -> None:
     assert counting.asked > 40
 
 
-def test_what_waits_to_be_judged_is_the_same_compiled_or_not() -> None:
+def test_the_gate_is_the_same_compiled_or_not() -> None:
     rng = np.random.default_rng(6)
-    width = vad.CONTEXT + vad.FRAME + BLOCK
-    sides = [(np.zeros((9, width), np.float32), np.arange(9) * 32 % 256) for _ in "ab"]
-    for _ in range(20):
+    limits, sides = vad._limits(SpeechSettings()), [gate.heard(9) for _ in "ab"]
+    for side in sides:
+        side.filled[:] = np.arange(9) * 32 % 256
+    asked = loud = 0
+    for tick in range(150):
         rows = np.sort(rng.choice(9, 5, replace=False))
-        pcm = rng.standard_normal((5, BLOCK)).astype(np.float32)
-        for append, (waiting, filled) in zip((vad.append, vad.append.twin), sides, strict=True):
-            append(waiting, filled, rows, pcm)
-        np.testing.assert_array_equal(sides[0][0], sides[1][0])
-        np.testing.assert_array_equal(sides[0][1], sides[1][1])
+        level = 10 ** rng.uniform(-3.5, -0.5, (5, 1))
+        pcm = (rng.standard_normal((5, BLOCK)) * level).astype(np.float32)
+        left = (10 ** rng.uniform(-9, -3, 5)).astype(np.float32)
+        speech, silence = 256 * (tick % 3), 256 * (tick % 7)
+        voice, hiss = (10 ** rng.uniform(-5, -2, 9) for _ in "ab")
+        found = []
+        for passed, side in zip((gate.pass_on, gate.pass_on.twin), sides, strict=True):
+            side.speech[:], side.silence[:], side.voice[:], side.hiss[:] = speech, silence, voice, 0.1 * hiss
+            out = np.zeros(5, np.intp), np.zeros(5, np.float32), np.zeros(5, np.bool_)
+            count = passed(rows, pcm, left, side, limits, *out)
+            found.append([array[:count] for array in out])
+        for ours, twin in zip(found[0] + list(sides[0]), found[1] + list(sides[1]), strict=True):
+            np.testing.assert_allclose(ours, twin, rtol=1e-5)
+        asked, loud = asked + int(found[0][2].sum()), loud + int(sides[0].loud[rows].sum())
+    assert asked > 50
+    assert loud > 50
 
 
 def test_a_reopened_row_has_no_memory(silero: Silero, voice: np.ndarray) -> None:

@@ -17,6 +17,7 @@ from engine.api import Pcm
 from gateway.duplex import Duplex, DuplexEvent, DuplexSettings, Give, Policy
 from gateway.media.echo import EchoCanceller, EchoReport, warm
 from gateway.media.holdback import AUDIBLE, Holdback
+from gateway.media.power import energy_of
 from gateway.media.resample import Resampler
 from gateway.media.vad import RATE as DETECTOR_RATE
 from gateway.media.vad import Silero, SpeechDetector, SpeechSettings
@@ -147,7 +148,7 @@ class DuplexProcessing:
         return self._floored(rows, pcm)
 
     def speak(self, rows: Rows, pcm: Pcm, at: NDArray[np.int64]) -> Pcm:
-        loud = np.einsum("ij,ij->i", pcm, pcm) > AUDIBLE * pcm.shape[1]
+        loud = energy_of(pcm) > AUDIBLE * pcm.shape[1]
         busy = np.flatnonzero(loud | self._live[rows])
         now, sent = self._at[rows[busy]].tolist(), at[busy].tolist()
         for index, row, heard, before in zip(busy.tolist(), rows[busy].tolist(), now, sent, strict=True):
@@ -166,7 +167,7 @@ class DuplexProcessing:
     def _floored(self, rows: Rows, pcm: Pcm) -> Pcm:
         """What is left of an echo, below the least step of the line's code, becomes the silence that it was:
         a model tells -84 dBFS of its own voice from none."""
-        quiet = np.einsum("ij,ij->i", pcm, pcm) < LEAST_STEP**2 * pcm.shape[1]
+        quiet = energy_of(pcm) < LEAST_STEP**2 * pcm.shape[1]
         pcm[quiet & (self._left[rows] > 0)] = 0.0
         return pcm
 

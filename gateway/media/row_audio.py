@@ -41,6 +41,7 @@ from gateway.media.messages import (
 )
 from gateway.media.opus_port import OpusPort
 from gateway.media.playout import Playout
+from gateway.media.power import power_of, warm
 from gateway.media.readings import readings, stats_of
 from gateway.media.receive import Receiver
 from gateway.media.resample import Resampler
@@ -87,6 +88,7 @@ class RowAudio:
         self.tones = Tones(count)
         self.playout = Playout(rows, settings.comfort_noise_dbfs, ledger)
         self.tick, self.now = 0, 0.0
+        warm()
         self._call = np.zeros(count, np.int64)
         self._open = np.zeros(count, np.bool_)
         self._waiting = np.zeros(count, np.bool_)
@@ -326,6 +328,6 @@ def _must_send(media: RtpMedia) -> bool:
 
 def _smoothed(power: NDArray[np.float64], pcm: Pcm) -> NDArray[np.float64]:
     """Mean square over about 200 ms."""
-    now = np.einsum("ij,ij->i", pcm, pcm) / pcm.shape[1]
+    now = power_of(pcm)
     smoothed: NDArray[np.float64] = power + (now - power) * 0.1
     return smoothed

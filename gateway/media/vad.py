@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gateway.media.compiled import kernel
+from gateway.media import gate
+from gateway.media.gate import BLOCK, CONTEXT, FRAME
 from gateway.media.silero import NotUnderstood, SileroNet
 
 log = logging.getLogger(__name__)
@@ -28,40 +29,8 @@ F32 = NDArray[np.float32]
 Rows = NDArray[np.intp]
 
 RATE = 8_000
-BLOCK = 160
-FRAME = 256
-"""Samples judged at once: 32 ms."""
-CONTEXT = 32
-FIRST = 10
-"""Frames of a call whose quietest is its noise: 0.3 s."""
 GROUPS = 8
 """Rows begin their first frame at one of 8 offsets, so that a tick judges about as many as any other."""
-
-
-def _append(waiting: Any, filled: Any, rows: Any, pcm: Any) -> None:
-    """A block (n, 160) behind what waits; a judged frame makes room, but for the next one's context."""
-    for q in range(len(rows)):
-        i = rows[q]
-        if filled[i] >= FRAME:
-            for k in range(CONTEXT + BLOCK):
-                waiting[i, k] = waiting[i, FRAME + k]
-            filled[i] -= FRAME
-        at = CONTEXT + filled[i]
-        for k in range(BLOCK):
-            waiting[i, at + k] = pcm[q, k]
-        filled[i] += BLOCK
-
-
-def _append_numpy(waiting: F32, filled: Rows, rows: Rows, pcm: F32) -> None:
-    full = rows[filled[rows] >= FRAME]
-    waiting[full, : CONTEXT + BLOCK] = waiting[full, FRAME:]
-    filled[full] -= FRAME
-    columns = CONTEXT + filled[rows][:, None] + np.arange(BLOCK)
-    waiting[rows[:, None], columns] = pcm
-    filled[rows] += BLOCK
-
-
-append = kernel(_append, _append_numpy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,42 +124,39 @@ class SpeechDetector:
     ) -> None:
         self.settings = settings
         self._silero = silero or Silero()
-        self._waiting = np.zeros((count, CONTEXT + FRAME + BLOCK), np.float32)
-        self._filled = np.zeros(count, np.intp)  # samples waiting after the context
-        self._echo = np.zeros(count, np.float32)  # most that may remain in the frame being filled
-        self._hiss = np.zeros(count, np.float32)  # noise of the line before a canceller turned it down
+        self._heard = heard = gate.heard(count)
+        self._limits = _limits(settings)
         self._state = np.zeros((2, count, 128), np.float32)
-        self._judged = np.zeros(count, np.int64)  # frames since the call began, up to FIRST
-        self._least = np.zeros(count, np.float32)  # power of the quietest of them
+        self._ready = np.zeros(count, np.intp)
+        self._power = np.zeros(count, np.float32)
+        self._asked = np.zeros(count, np.bool_)
         self.probability = np.zeros(count, np.float32)
         """Of each row's last frame; 0 where the gate was shut."""
-        self.noise = np.full(count, 1e-6, np.float32)
+        self.noise = heard.noise
         """Power of the noise behind the caller."""
-        self.voice = np.zeros(count, np.float32)
+        self.voice = heard.voice
         """Power of the caller's own voice; 0 until heard."""
-        self.loud = np.zeros(count, np.bool_)
+        self.loud = heard.loud
         """The last block stood far over noise and echo, whatever it was."""
-        self.speech = np.zeros(count, np.int64)
+        self.speech = heard.speech
         """Samples at 8 kHz of speech in the present talkspurt; 0 outside."""
-        self.silence = np.zeros(count, np.int64)
+        self.silence = heard.silence
         """Samples since the talkspurt's last frame of speech."""
 
     def open(self, row: int) -> None:
         """A new call on this row."""
-        self._waiting[row] = 0
-        self._filled[row] = row % GROUPS * (FRAME // GROUPS)
+        for array in self._heard:
+            array[row] = 0
+        self._heard.filled[row] = row % GROUPS * (FRAME // GROUPS)
+        self._heard.least[row] = 1
         self._state[:, row] = 0
-        self._judged[row] = 0
-        self._least[row] = 1
-        self.probability[row] = self.voice[row] = self._echo[row] = self._hiss[row] = 0
+        self.probability[row] = 0
         self.noise[row] = 1e-6
-        self.speech[row] = self.silence[row] = 0
-        self.loud[row] = False
 
     def warm(self) -> None:
         """Run the model once, on silence, and compile; for no row."""
         self._silero(np.zeros((1, CONTEXT + FRAME), np.float32), np.zeros((2, 1, 128), np.float32))
-        append(self._waiting, self._filled, np.zeros(0, np.intp), np.zeros((0, BLOCK), np.float32))
+        self.hear(np.zeros(0, np.intp), np.zeros((0, BLOCK), np.float32), np.zeros(0, np.float32))
 
     def hear(self, rows: Rows, pcm: F32, echo: F32, hiss: F32 | None = None) -> Rows:
         """Take a block (n, 160) of each row; echo (n,): power per sample that may be the agent's.
@@ -198,63 +164,26 @@ class SpeechDetector:
         hiss (n,): of the line's noise before it was turned down with the echo: it comes back with a pause.
         Returns the rows that completed a frame, whose values are new.
         """
-        append(self._waiting, self._filled, rows, pcm)
         if hiss is not None:
-            self._hiss[rows] = hiss
-        self.loud[rows] = self._is_loud(rows, pcm, echo)
-        self._echo[rows] = np.maximum(self._echo[rows], echo)
-        ready = rows[self._filled[rows] >= FRAME]
-        if not len(ready):
-            return ready
-        frames = self._waiting[ready, : CONTEXT + FRAME]
-        power = np.einsum("ij,ij->i", frames[:, CONTEXT:], frames[:, CONTEXT:]) / FRAME
-        loud = self._gate(ready, power)
-        self._judge(ready[loud], frames[loud])
-        self.probability[ready[~loud]] = 0
-        self._count(ready, power, loud)
-        self._echo[ready] = 0
+            self._heard.hiss[rows] = hiss
+        blocks = np.ascontiguousarray(pcm, np.float32), np.ascontiguousarray(echo, np.float32)
+        found = self._ready, self._power, self._asked
+        count = gate.pass_on(rows, *blocks, self._heard, self._limits, *found)
+        ready, power, asked = self._ready[:count].copy(), self._power[:count], self._asked[:count]
+        if count:
+            self._judge(ready[asked])
+            self.probability[ready[~asked]] = 0
+            self._count(ready, power, asked)
         return ready
-
-    def _gate(self, rows: Rows, power: F32) -> NDArray[np.bool_]:
-        """Frames worth asking about."""
-        set_, noise = self.settings, self.noise[rows]
-        # the quantile's stochastic approximation: other people's talk in the room counts as noise too
-        step = np.where(power > noise, set_.noise_quantile, set_.noise_quantile - 1) * set_.noise_step_db
-        self.noise[rows] = np.maximum(noise * 10 ** (step / 10), 1e-10)
-        self._measure_first(rows, power)
-        running = self._running(rows)
-        over = np.where(running, _ratio(set_.stay_over_noise_db), _ratio(set_.over_noise_db))
-        bar = np.maximum(noise * over, self._hiss[rows] * _ratio(set_.stay_over_noise_db))
-        bar = np.maximum(bar, _ratio(set_.least_dbfs))
-        bar = np.maximum(bar, self._echo[rows] * _ratio(set_.over_echo_db))
-        bar = np.maximum(bar, self.voice[rows] * _ratio(-set_.below_caller_db))
-        return np.asarray(power > bar)
 
     def _running(self, rows: Rows) -> NDArray[np.bool_]:
         """Rows (n,) within a talkspurt, where less will do."""
-        lately = self.silence[rows] * 1000 <= self.settings.stay_ms * RATE
-        return np.asarray((self.speech[rows] > 0) & lately)
+        return np.asarray((self.speech[rows] > 0) & (self.silence[rows] <= self._limits.stay))
 
-    def _measure_first(self, rows: Rows, power: F32) -> None:
-        """A call begins in the noise of the quietest of its first frames."""
-        which = self._judged[rows] < FIRST
-        if which.any():
-            new = rows[which]
-            self._judged[new] += 1
-            self._least[new] = np.minimum(self._least[new], power[which])
-            known = new[self._judged[new] == FIRST]
-            self.noise[known] = np.maximum(self.noise[known], self._least[known])
-
-    def _is_loud(self, rows: Rows, pcm: F32, echo: F32) -> NDArray[np.bool_]:
-        set_, power = self.settings, np.einsum("ij,ij->i", pcm, pcm) / pcm.shape[1]
-        noise = np.maximum(self.noise[rows], self._hiss[rows])
-        bar = np.maximum(noise * _ratio(set_.loud_over_noise_db), echo * _ratio(set_.loud_over_echo_db))
-        bar = np.maximum(bar, self.voice[rows] * _ratio(-set_.below_caller_db))
-        return np.asarray(power > np.maximum(bar, _ratio(set_.least_dbfs)))
-
-    def _judge(self, rows: Rows, frames: F32) -> None:
+    def _judge(self, rows: Rows) -> None:
         if not len(rows):
             return
+        frames = self._heard.waiting[rows, : CONTEXT + FRAME]
         probability, state = self._silero(frames, np.ascontiguousarray(self._state[:, rows]))
         self.probability[rows] = probability
         self._state[:, rows] = state
@@ -262,7 +191,7 @@ class SpeechDetector:
     def _count(self, rows: Rows, power: F32, loud: NDArray[np.bool_]) -> None:
         set_, running = self.settings, self._running(rows)
         least = np.where(running, np.float32(set_.stay), np.float32(set_.start))
-        clear = power > np.maximum(self.noise[rows] * _ratio(set_.over_noise_db), self._hiss[rows])
+        clear = power > np.maximum(self.noise[rows] * self._limits.over_noise, self._heard.hiss[rows])
         spoken = loud & (self.probability[rows] >= np.where(clear, least, np.float32(set_.sure)))
         self.silence[rows] = np.where(spoken, 0, self.silence[rows] + FRAME)
         over = ~spoken & (self.silence[rows] * 1000 >= set_.hangover_ms * RATE)
@@ -275,3 +204,20 @@ class SpeechDetector:
 
 def _ratio(decibels: float) -> np.float32:
     return np.float32(10 ** (decibels / 10))
+
+
+def _limits(set_: SpeechSettings) -> gate.Limits:
+    # the quantile's stochastic approximation: other people's talk in the room counts as noise too
+    up, down = (share * set_.noise_step_db for share in (set_.noise_quantile, set_.noise_quantile - 1))
+    return gate.Limits(
+        10 ** (up / 10),
+        10 ** (down / 10),
+        _ratio(set_.over_noise_db),
+        _ratio(set_.stay_over_noise_db),
+        _ratio(set_.over_echo_db),
+        _ratio(set_.loud_over_noise_db),
+        _ratio(set_.loud_over_echo_db),
+        _ratio(-set_.below_caller_db),
+        _ratio(set_.least_dbfs),
+        int(set_.stay_ms * RATE / 1_000),
+    )
