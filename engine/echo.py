@@ -90,10 +90,14 @@ class EchoStepper:
         self._past[:, self._at : self._at + FRAME] = pcm
         start = (self._at - self._delay) % length
         wrapped = max(0, start + FRAME - length)
-        out = np.concatenate([self._past[:, start : start + FRAME], self._past[:, :wrapped]], axis=1)
+        out = self._past[:, start : start + FRAME]
+        if wrapped:
+            out = np.concatenate([out, self._past[:, :wrapped]], axis=1)
         self._at = (self._at + FRAME) % length
         greeted = np.flatnonzero(active & (self._age < len(self._greeting)))
-        out[greeted] += self._greeting[self._age[greeted]]
+        if len(greeted):
+            out = out.copy()
+            out[greeted] += self._greeting[self._age[greeted]]
         text = self._word_now(active)
         self._age[active] += 1
         return EchoStep(out, text, active)

@@ -73,8 +73,9 @@ class RowFrames:
         taken = np.minimum(end - at, FRAME)
         self.heard_at[which] = at + taken
         pcm = self._pcm
-        pcm.fill(0.0)
-        pcm[which] = self._read(which, at + taken - FRAME)
+        if len(which) < len(pcm):
+            pcm.fill(0.0)
+        self._read(which, at + taken - FRAME, pcm)
         self._silence_missing(which, at, FRAME - taken)
         self._repair(pcm, which)
         return pcm
@@ -89,14 +90,18 @@ class RowFrames:
         skipped: Index = at + surplus
         return skipped
 
-    def _read(self, which: Index, start: Index) -> Batch:
-        """Samples [start, start + 1920) of each row's ring, (len(which), 1920)."""
+    def _read(self, which: Index, start: Index, pcm: Batch) -> None:
+        """Samples [start, start + 1920) of each row's ring into the same row of pcm."""
         if np.any(start % _BLOCK):
-            scattered: Batch = self.rows.heard[which[:, None], (start[:, None] + _AHEAD) % RING]
-            return scattered
+            pcm[which] = self.rows.heard[which[:, None], (start[:, None] + _AHEAD) % RING]
+            return
         blocks = (start[:, None] // _BLOCK + _BLOCKS_AHEAD) % _BLOCKS
-        whole: Batch = self._heard_blocks[which[:, None], blocks].reshape(len(which), FRAME)
-        return whole
+        if len(which) < len(pcm):
+            pcm[which] = self._heard_blocks[which[:, None], blocks].reshape(len(which), FRAME)
+            return
+        blocks += which[:, None] * _BLOCKS
+        out = pcm.reshape(-1, _BLOCK)
+        self._heard_blocks.reshape(-1, _BLOCK).take(blocks.ravel(), axis=0, out=out, mode="clip")
 
     def _silence_missing(self, which: Index, at: Index, missing: Index) -> None:
         short = np.flatnonzero(missing)
@@ -109,10 +114,9 @@ class RowFrames:
 
     def _repair(self, pcm: Batch, which: NDArray[np.int64]) -> None:
         """Silence instead of frames with NaN or infinity; samples beyond ±1 are clipped."""
-        peak = np.abs(pcm).max(axis=1, initial=0.0)
-        if peak.max(initial=0.0) <= 1.0:  # false for NaN too
+        if pcm.max(initial=0.0) <= 1.0 and pcm.min(initial=0.0) >= -1.0:  # false for NaN too
             return
-        bad = ~np.isfinite(peak)
+        bad = ~np.isfinite(pcm).all(axis=1)
         pcm[bad] = 0.0
         self.bad_frames += int(bad.sum())
         self.counts[1, bad] += FRAME
@@ -121,10 +125,10 @@ class RowFrames:
     def put(self, pcm: Batch, valid: Mask) -> None:
         """Append a frame, out of (rows, 1920), to the ring of each valid row."""
         which = np.flatnonzero(valid)
-        frames = pcm[which]
-        bad = ~np.isfinite(frames).all(axis=1)
-        if bad.any():
-            frames[bad] = 0.0
+        frames = pcm[which] if len(which) < len(pcm) else pcm
+        if not np.isfinite((frames.max(initial=0.0), frames.min(initial=0.0))).all():
+            bad: Mask = np.logical_not(np.isfinite(frames).all(axis=1))
+            frames = np.where(bad[:, None], np.float32(0), frames)
             self.bad_frames += int(bad.sum())
         append_frames(self.rows.spoken, self.rows.spoken_end, which, frames)
         self.counts[0, which] += 1

@@ -43,6 +43,19 @@ def test_blocks_of_20_ms_come_out_whole_whatever_tick_they_began_at(first: int) 
     assert (counters.short_samples, counters.dropped_samples) == (0, 0)
 
 
+def test_frames_are_the_same_whether_all_rows_are_active_or_but_some() -> None:
+    rows, frames = rows_frames()
+    few = RowFrames(rows)
+    for tick in range(60):
+        for row in range(ROWS):
+            rows.write_heard(row, ramp(7_000 * row + tick * FRAME, FRAME if tick + row else 1_440))
+        whole = frames.take(only(*range(ROWS))).copy()
+        assert np.array_equal(few.take(only(0, 1, 2, 4))[[0, 1, 2, 4]], whole[[0, 1, 2, 4]])
+        frames.put(whole, only(*range(ROWS)))
+        for row in range(ROWS):
+            assert np.array_equal(rows.read_spoken(row, tick * FRAME, FRAME), whole[row])
+
+
 def test_what_is_missing_is_silence_in_front_and_counted() -> None:
     rows, frames = rows_frames()
     rows.write_heard(0, ramp(1, FRAME))
