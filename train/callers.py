@@ -8,13 +8,11 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from train import receptionist as script
 from train import sounds
@@ -95,46 +93,6 @@ class Callers:
             if self.rng.random() < (0.5 if silent else 0.12):
                 at = self.rng.randint(0, len(self.agent) - count)
                 pcm[row] += self.agent[at : at + count] * 10 ** (-self.rng.uniform(14, 35) / 20)
-
-
-class Fed(IterableDataset[Batch]):
-    """Batches of training callers from a state, made by processes of their own on the CPU."""
-
-    def __init__(self, state: Path, rows: int, seed: int) -> None:
-        super().__init__()
-        self.state, self.rows, self.seed = state, rows, seed
-
-    def __iter__(self) -> Iterator[Batch]:
-        worker, seed = get_worker_info(), self.seed
-        if worker:
-            seed = 1_000 * self.seed + worker.id
-            torch.manual_seed(seed)
-            torch.set_num_threads(1)
-        store = CallerStore(self.state, "train")
-        store.utterances, _ = set_aside(store.utterances)
-        return iter(Callers(store, AgentStore(self.state), self.rows, seed))
-
-
-def fed(state: Path, rows: int, seed: int, processes: int) -> Iterator[Batch]:
-    """Batches on the default device, made by `processes` of their own or, with 0, here."""
-    source = Fed(state, rows, seed)
-    if not processes:
-        yield from source
-    loader = DataLoader(
-        source,
-        batch_size=None,
-        collate_fn=_as_it_is,
-        num_workers=processes,
-        multiprocessing_context="spawn",  # a fork must not inherit what talks to a GPU
-    )
-    with torch.device("cpu"):
-        made = iter(loader)
-    for batch in made:
-        yield replace(batch, pcm=batch.pcm.to(torch.get_default_device()))
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
 
 
 RATE_MIN = 10 * sounds.RATE

@@ -24,8 +24,9 @@ from torch.nn import functional
 from engine.model.tiny_codec import CausalConv, TinyCodecConfig, TinyNet, log_mel, mel_bank, nearest
 from train import receptionist as script
 from train import sounds
-from train.callers import HOP, Batch, Lexicon, fed, meaning_labels, set_aside, word_frames
+from train.callers import HOP, Batch, Lexicon, meaning_labels, set_aside, word_frames
 from train.data import CallerStore, Utterance
+from train.feeders import Feeders
 from train.loop import Loop, adamw, device_option, halves, here, log, prepare, whole
 from train.rvq import RvqTrainer
 
@@ -288,25 +289,31 @@ def train(
         minutes,
         2e-3 if keep_book else 2.5e-3,
     )
-    callers = fed(state, rows, loop.steps + 1, feeders)
-    memory = Memory(CONFIG.meaning_width)
     log.info("%d utterances, %d aside, %d words", len(kept), len(aside), len(lexicon))
-    while loop.running:
-        batch = next(callers)
-        continuous = min(1.0, max(0.0, 1 - (loop.done - QUANTISED_FROM) / 0.15))
-        if continuous == 1 and not keep_book:
-            stage.rvq.started.zero_()
-        with halves():
-            parts, features, mel = losses(stage, batch, lexicon, memory)
-            if keep_book:
-                parts |= held(stage, features, mel)
-        if not keep_book:
-            parts |= quantised_losses(stage, features.float(), batch, lexicon, continuous)
-        loop.step({name: part.float() for name, part in parts.items()})
-        if loop.steps % 100 == 0 or loop.steps in (5, 20):
-            loop.report()
-        if loop.steps % check_every == 0 or not loop.running:
-            loop.report(**accuracy(stage, held_out))
+    memory = Memory(CONFIG.meaning_width)
+    with Feeders(state, rows, loop.steps + 1, feeders) as callers:
+        batches = iter(callers)
+        while loop.running:
+            _learn(stage, loop, next(batches), lexicon, memory, keep_book)
+            if loop.steps % 100 == 0 or loop.steps in (5, 20):
+                loop.report()
+            if loop.steps % check_every == 0 or not loop.running:
+                loop.report(**accuracy(stage, held_out))
+
+
+def _learn(
+    stage: SemanticStage, loop: Loop, batch: Batch, lexicon: Lexicon, memory: Memory, keep_book: bool
+) -> None:
+    continuous = min(1.0, max(0.0, 1 - (loop.done - QUANTISED_FROM) / 0.15))
+    if continuous == 1 and not keep_book:
+        stage.rvq.started.zero_()
+    with halves():
+        parts, features, mel = losses(stage, batch, lexicon, memory)
+        if keep_book:
+            parts |= held(stage, features, mel)
+    if not keep_book:
+        parts |= quantised_losses(stage, features.float(), batch, lexicon, continuous)
+    loop.step({name: part.float() for name, part in parts.items()})
 
 
 def main() -> None:
