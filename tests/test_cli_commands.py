@@ -6,9 +6,12 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from gateway.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "aiortc", "pipecat", "av", "numba", "aiohttp", "onnxruntime")
@@ -44,23 +47,46 @@ def test_help_names_every_command() -> None:
         assert command in done.stdout
 
 
+@pytest.fixture
+def ended(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """What a command that must end with code 2 says on standard error; in this process, which is quicker."""
+    for name in [name for name in os.environ if name.startswith("MG_")]:
+        monkeypatch.delenv(name)
+
+    def said(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["moshi-gateway", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert end.value.code == 2, arguments
+        return capsys.readouterr().err
+
+    return said
+
+
 @pytest.mark.parametrize(
     "arguments",
     [["srve"], ["serve", "--prot", "1"], ["serve", "--engine", "foo"], ["config", "chek"], ["call"]],
 )
-def test_wrong_usage_exits_2(arguments: list[str]) -> None:
-    done = run(*arguments)
+def test_wrong_usage_exits_2(ended: Callable[..., str], arguments: list[str]) -> None:
+    assert ended(*arguments)
+
+
+def test_a_process_that_was_called_wrongly_exits_2_without_a_traceback() -> None:
+    done = run("serve", "--engine", "foo")
     assert done.returncode == 2 and done.stderr and "Traceback" not in done.stderr
 
 
-def test_wrong_configuration_exits_2_with_file_line_and_key(tmp_path: Path) -> None:
+def test_wrong_configuration_exits_2_with_file_line_and_key(
+    ended: Callable[..., str], tmp_path: Path
+) -> None:
     file = tmp_path / "gateway.toml"
     file.write_text("[http]\n\nprot = 1\n")
     for command in (["serve", "-c"], ["config", "check", "-c"], ["config", "show", "-c"], ["doctor", "-c"]):
-        done = run(*command, str(file))
-        assert done.returncode == 2, command
-        assert done.stderr.startswith(f"moshi-gateway: {file}:3: http.prot: unknown key"), done.stderr
-        assert done.stderr.count("\n") == 1
+        said = ended(*command, str(file))
+        assert said.startswith(f"moshi-gateway: {file}:3: http.prot: unknown key"), said
+        assert said.count("\n") == 1
+    done = run("serve", "-c", str(file))
+    assert done.returncode == 2 and done.stderr == said
 
 
 def test_a_good_configuration_exits_0() -> None:

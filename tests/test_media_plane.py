@@ -119,16 +119,24 @@ def test_a_row_can_be_opened_again_and_hears_nothing_of_the_last_call(bench: Ben
     assert bench.plane.stats(0).packets_received == 40
 
 
-def test_a_silent_caller_is_reported_once_until_he_returns(bench: Bench) -> None:
-    phone = Phone(speech())
+def test_a_silent_caller_is_reported_once_after_20_s() -> None:
+    bench, phone = Bench(count=1), Phone(speech())
     bench.call(0, phone)
     bench.run(50)
     for _ in range(50 * 21):
         bench.step(talk=False)
+    bench.close()
     silences = [event for event in bench.events if isinstance(event, RtpTimedOut)]
     assert len(silences) == 1
     assert silences[0].silent_s == pytest.approx(20, abs=0.1)
-    bench.run(5)
-    for _ in range(50 * 21):
-        bench.step(talk=False)
-    assert len([event for event in bench.events if isinstance(event, RtpTimedOut)]) == 2
+
+
+def test_a_caller_who_returned_may_fall_silent_again() -> None:
+    bench, phone = Bench(count=1, rtp_timeout_s=2.0), Phone(speech())
+    bench.call(0, phone)
+    for silent in (0, 150, 150):
+        for _ in range(silent):
+            bench.step(talk=False)
+        bench.run(5)
+    bench.close()
+    assert sum(isinstance(event, RtpTimedOut) for event in bench.events) == 2
