@@ -99,14 +99,14 @@ class Phone:
 
 
 class Bench:
-    """Rows, an EchoEngine without delay, and a MediaPlane."""
+    """Rows, an EchoEngine without delay, and a MediaPlane whose steps are compiled, as a gateway's are."""
 
     def __init__(
         self, count: int = 4, processing: object = None, greeting: bool = False, **settings: object
     ) -> None:
         self.rows = AudioRows(count)
         self.engine = EchoEngine(slots=count, delay_s=0.0, greeting=greeting, phase=0.005, rows=self.rows)
-        wanted = MediaSettings(**{"kernel_times": False, "compiled": False, **settings})  # type: ignore[arg-type]
+        wanted = MediaSettings(**{"kernel_times": False, **settings})  # type: ignore[arg-type]
         self.plane = MediaPlane(self.rows, wanted, processing)  # type: ignore[arg-type]
         self.step_number = 1_000
         self.engine.begin(self.now + 0.005)
