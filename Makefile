@@ -13,7 +13,8 @@ CONFIG ?= configs/default.toml
 BENCH ?= $(shell grep -ls '__main__' bench/*.py)
 
 BIN := $(VENV)/bin
-PYTEST = $(BIN)/python -m pytest
+# What pytest makes of the tests is kept for the next part, wherever Python is told to keep nothing.
+PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 QUICK := not slow and not peer and not gpu
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 ATHERIS := atheris>=3,<4
