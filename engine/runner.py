@@ -186,7 +186,7 @@ class ModelRunner:
                 del self._queues[slot]
         frames, priming = self._cache.frames[rows], self._priming[rows]
         speaking = ~priming & (frames + 1 > self._lm.config.max_delay)
-        columns = int(min(self._cache.columns, frames.max() // PAGE + 1))
+        columns = min(self._cache.columns, int(frames.max()) // PAGE + 1)
         return Tick(rows, pcm[rows].astype(np.float32, copy=False), forced, priming, speaking, columns)
 
     def _count(self, tick: Tick) -> None:

@@ -35,7 +35,7 @@ def read_audio(path: Path) -> Pcm:
             rate = samples = 0
             for decoded in container.decode(audio=0):
                 for frame in resampler.resample(decoded):
-                    parts.append(frame.to_ndarray().mean(axis=0))
+                    parts.append(frame.to_ndarray().mean(axis=0, dtype=np.float32))
                     rate, samples = frame.sample_rate, samples + frame.samples
                 if rate and samples > LONGEST_S * rate:
                     raise AudioFileError(f"{path} is longer than {LONGEST_S // 60} minutes")
