@@ -26,15 +26,22 @@ class BadSrtp(PeerError):
 class SrtpContext:
     """Both directions of one call. Not for two threads at once."""
 
-    def __init__(self, keys: SrtpKeys) -> None:
-        """Raises pylibsrtp.Error where libsrtp lacks the suite."""
-        profile = _PROFILES[keys.suite]
-        out = pylibsrtp.Policy(keys.send, pylibsrtp.Policy.SSRC_ANY_OUTBOUND, srtp_profile=profile)
-        into = pylibsrtp.Policy(keys.receive, pylibsrtp.Policy.SSRC_ANY_INBOUND, srtp_profile=profile)
-        for policy in (out, into):
-            policy.window_size = REPLAY_WINDOW
-        self._out = pylibsrtp.Session(out)
-        self._in = pylibsrtp.Session(into)
+    def __init__(self, keys: SrtpKeys, before: SrtpContext | None = None) -> None:
+        """`before` is the same call's until now: a direction that keeps its key counts on in it. Begun anew,
+        it would use a keystream twice, and a peer who counts on could not read it (RFC 3711 §3.3.1).
+
+        Raises pylibsrtp.Error where libsrtp lacks the suite.
+        """
+        self.keys = keys
+        alike = before if before is not None and before.keys.suite == keys.suite else None
+        out = pylibsrtp.Policy.SSRC_ANY_OUTBOUND
+        into = pylibsrtp.Policy.SSRC_ANY_INBOUND
+        self._out: pylibsrtp.Session
+        self._in: pylibsrtp.Session
+        keeps = alike is not None and alike.keys.send == keys.send
+        self._out = alike._out if alike and keeps else _session(keys.suite, keys.send, out)
+        keeps = alike is not None and alike.keys.receive == keys.receive
+        self._in = alike._in if alike and keeps else _session(keys.suite, keys.receive, into)
 
     @property
     def handles(self) -> tuple[int, int]:
@@ -61,6 +68,12 @@ class SrtpContext:
             return bytes(self._in.unprotect_rtcp(packet))
         except (pylibsrtp.Error, TypeError, ValueError) as error:
             raise BadSrtp(str(error)) from None
+
+
+def _session(suite: str, key: bytes, kind: int) -> pylibsrtp.Session:
+    policy = pylibsrtp.Policy(key, kind, srtp_profile=_PROFILES[suite])
+    policy.window_size = REPLAY_WINDOW
+    return pylibsrtp.Session(policy)
 
 
 class Functions(NamedTuple):

@@ -175,6 +175,25 @@ def test_an_encrypted_leg_goes_round_and_a_flipped_or_plain_packet_is_refused(be
     assert echo_of(phone.heard_pcm(), g711.decode(phone.codes, 0), 8_000) > 0.99
 
 
+def test_a_phone_that_changes_its_key_in_a_long_call_still_reads_ours(bench: Bench) -> None:
+    suite, new = "AES_CM_128_HMAC_SHA1_80", bytes(range(200, 230))
+    phone = Phone((steady_noise(8.0) * 32_767).astype(np.int16))
+    phone.context = SrtpContext(SdesKeys(suite, OTHER, KEY))
+    bench.call(0, phone, srtp=SrtpKeys(suite, KEY, OTHER))
+    bench.run(2)
+    bench.plane._audio.transmitter._sequence[0] = 65_510  # as after some minutes
+    bench.step()
+    phone.heard.clear()
+    phone.context = SrtpContext(SdesKeys(suite, OTHER, KEY))  # it reads none of what was before
+    bench.run(47)
+    phone.context = SrtpContext(SdesKeys(suite, new, KEY), phone.context)
+    bench.plane.change_rtp(0, bench.media(phone, srtp=SrtpKeys(suite, KEY, new)))
+    bench.run(50)
+    assert [sequence for _, sequence, _, _ in phone.heard][:2] == [65_511, 65_512]
+    assert len(phone.heard) >= 96 and bench.plane.stats(0).rejected == 0
+    assert bench.plane.stats(0).packets_received == 100
+
+
 def test_a_key_set_nobody_knows_is_refused_at_once(bench: Bench) -> None:
     with pytest.raises(MediaError, match="SRTP"):
         bench.call(0, Phone(speech()), srtp=SrtpKeys("ROT13", KEY, OTHER))

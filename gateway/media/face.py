@@ -269,6 +269,9 @@ def carried(codecs: tuple[str, ...]) -> tuple[str, ...]:
     return codecs
 
 
-def srtp_context(keys: SrtpKeys) -> SrtpContext:
-    """Both directions of a leg. Raises KeyError for an unknown suite, pylibsrtp.Error, ValueError."""
-    return SrtpContext(SdesKeys(keys.profile, keys.local, keys.remote))
+def srtp_context(keys: SrtpKeys, before: SrtpContext | None = None) -> SrtpContext:
+    """Both directions of a leg; `before`: its context until now.
+
+    Raises KeyError for an unknown suite, pylibsrtp.Error, ValueError.
+    """
+    return SrtpContext(SdesKeys(keys.profile, keys.local, keys.remote), before)

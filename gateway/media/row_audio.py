@@ -198,7 +198,8 @@ class RowAudio:
 
     def _secure(self, row: int, media: RtpMedia) -> None:
         self._srtp_keys[row] = media.srtp
-        self.srtp.set(row, srtp_context(media.srtp) if media.srtp is not None else None)
+        before = self.srtp.get(row)
+        self.srtp.set(row, srtp_context(media.srtp, before) if media.srtp is not None else None)
 
     def _change(self, row: int, media: RtpMedia) -> None:
         if media.srtp != self._srtp_keys.get(row):
