@@ -171,6 +171,13 @@ class Slot(Protocol):
         """
         ...
 
+    def away(self) -> None:
+        """After hold(): the caller may stay away for long, and the engine may give his place to others.
+
+        After release() the agent then goes on when there is a place again, or the slot ends and says why.
+        """
+        ...
+
     def release(self) -> None:
         """Let the agent speak again after interrupt() or hold()."""
         ...

@@ -12,24 +12,26 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from engine.api import FRAME, Capacity, EngineError, EngineFull, EngineRefused, Persona
 from engine.clock import TickTimes
-from engine.forecast import BUDGET_MS, PageForecast, relief, slots_within
+from engine.forecast import BUDGET_MS, PageForecast, slots_within
 from engine.frames import Batch, Mask
+from engine.model_stepper import ModelStepper
 from engine.parking import NOTHING_TO_PARK, Coming, Leaving, Moves
 from engine.rows import AudioRows
 from engine.slot import RowSlot
 from engine.slots import SlotTable
 from engine.stepper import Stepped
 from engine.tick import TICK_MS, TickEngine
+from engine.waiting_room import RoomOptions, WaitingRoom
 
 if TYPE_CHECKING:
-    from engine.passage import Arrival, Departure
+    from engine.passage import Arrival
     from engine.runner import ModelRunner, SlotSnapshot
 
 log = logging.getLogger(__name__)
@@ -62,81 +64,10 @@ class LocalOptions:
     threads: int = 1
     """Of torch on a CPU. A small model is slower with more, and the gateway needs the other cores."""
     budget_ms: float = BUDGET_MS
+    parking: RoomOptions = field(default_factory=RoomOptions)
+    """Held calls that give their slot away; of the rows, `parking.places` are theirs."""
     calibrate: bool = True
     """False: admit `slots` calls without measuring a tick."""
-
-
-class ModelStepper:
-    """A ModelRunner as a Stepper: without a free page the longest windows shrink and it steps again."""
-
-    def __init__(self, runner: ModelRunner) -> None:
-        self.shrunk_pages = 0
-        self._runner = runner
-        self._open: set[int] = set()
-
-    def check(self, persona: Persona) -> None:
-        self._runner.check(persona)
-
-    def open(self, slot: int, persona: Persona) -> None:
-        self._runner.open(slot, persona)
-        self._open.add(slot)
-
-    def close(self, slot: int) -> None:
-        self._open.discard(slot)
-        self._runner.close(slot)
-
-    def held(self) -> dict[int, int]:
-        """Pages of each open slot. Any thread may ask."""
-        return {slot: self._runner.slot_pages(slot) for slot in list(self._open)}
-
-    def step(self, pcm: Batch, active: Mask) -> Stepped:
-        """Raises OutOfPages when every window is at its least and there is still no room."""
-        from engine.runner import OutOfPages
-
-        while True:
-            try:
-                return self._runner.step(pcm, active)
-            except OutOfPages:
-                if not self._relieve(int(active.sum())) and not self._land():
-                    raise
-
-    def _relieve(self, needed: int) -> int:
-        freed = sum(self._runner.shrink(slot, pages) for slot, pages in relief(self.held(), needed).items())
-        self.shrunk_pages += freed
-        return freed
-
-    def _land(self) -> bool:
-        """Wait for pages that are being copied; whether one has come free by it."""
-        free = self._runner.pages.free
-        self._runner.shuttle.wait()
-        return self._runner.pages.free > free
-
-    def piece(self, token: int) -> str | None:
-        return self._runner.piece(token)
-
-    def interrupt(self, slot: int, unheard_frames: int) -> None:
-        self._runner.rewind(slot, unheard_frames)
-        self._runner.interrupt(slot)
-
-    def release(self, slot: int) -> None:
-        self._runner.release(slot)
-
-    def inject(self, slot: int, text: str) -> None:
-        try:
-            self._runner.inject(slot, text)
-        except ValueError as error:
-            log.warning("words for slot %d were dropped: %s", slot, error)
-
-    def depart(self, slot: int) -> Departure:
-        if not self._runner.ready(slot):
-            raise EngineError(NOTHING_TO_PARK)
-        return self._runner.depart(slot)
-
-    def arrive(self, slot: int, snapshot: SlotSnapshot) -> Arrival:
-        """Raises EngineRefused, OutOfPages."""
-        arrival = self._runner.arrive(slot, snapshot)
-        self._open.add(slot)
-        return arrival
 
 
 def load_runner(options: LocalOptions, progress: Progress) -> ModelRunner:
@@ -218,7 +149,7 @@ class LocalEngine(TickEngine):
         rows: AudioRows | None = None,
         progress: Progress = log.info,
     ) -> None:
-        """rows: where the audio lies, one row a slot. progress: told each stage of start()."""
+        """rows: where the audio lies, for slots and parked calls. progress: told each stage of start()."""
         rows = rows if rows is not None else AudioRows(options.slots)
         self.options = replace(options, slots=rows.count)
         self.curve: dict[int, tuple[float, float]] = {}
@@ -227,7 +158,9 @@ class LocalEngine(TickEngine):
         self._model: ModelStepper | None = None
         self._runner: ModelRunner | None = None
         self._moves = Moves()
-        super().__init__(f"moshi ({options.source})", _Unloaded(), rows, SlotTable(rows.count), phase)
+        self._room = WaitingRoom(self, options.parking)
+        table = SlotTable(rows.count, max(1, rows.count - options.parking.places))
+        super().__init__(f"moshi ({options.source})", _Unloaded(), rows, table, phase)
 
     async def start(self) -> None:
         await self.load()
@@ -270,16 +203,16 @@ class LocalEngine(TickEngine):
                 worked,
             )
         limit = slots_within(
-            {n: p99 for n, (_, p99) in self.curve.items()}, self.table.count, self.options.budget_ms
+            {n: p99 for n, (_, p99) in self.curve.items()}, self.table.limit, self.options.budget_ms
         )
         median = self.curve[1][0] if 1 in self.curve else min(m for m, _ in self.curve.values())
         if median > TICK_MS:
             raise EngineError(
                 f"one call takes {median:.0f} ms of every {TICK_MS:.0f} on this device: it needs a faster one"
             )
-        if limit < self.table.count:
+        if limit < self.table.limit:
             log.warning(
-                "%d of %d slots keep a tick within %.0f ms", limit, self.table.count, self.options.budget_ms
+                "%d of %d slots keep a tick within %.0f ms", limit, self.table.limit, self.options.budget_ms
             )
         return max(1, limit)
 
@@ -304,17 +237,21 @@ class LocalEngine(TickEngine):
         The call goes on until its last pages are taken; where this is cancelled, for good. Raises EngineError
         while its prompt still runs, where it ends meanwhile, and where the host has no memory for it.
         """
+        snapshot = await self.take_out(slot)
+        slot.close()
+        return snapshot
+
+    async def take_out(self, slot: RowSlot) -> SlotSnapshot:
+        """As `park`, but the slot stays open and stands still."""
         _, model = self._loaded()
         if slot.ended is not None:
             raise EngineError(NOTHING_TO_PARK)
         leaving = Leaving(self, slot, model.depart)
         try:
-            snapshot = await self._order(leaving.answer, lambda: self._moves.add(leaving))
+            return await self._order(leaving.answer, lambda: self._moves.add(leaving))
         except asyncio.CancelledError:
             self._orders.append(leaving.give_up)
             raise
-        slot.close()
-        return snapshot
 
     async def unpark(self, snapshot: SlotSnapshot, row: int | None = None) -> RowSlot:
         """A slot that goes on where the parked call stopped, as soon as its state is in, beside the ticks.
@@ -342,6 +279,41 @@ class LocalEngine(TickEngine):
         except OutOfPages as error:
             raise EngineFull(f"the parked call does not fit: {error}") from error
 
+    # -- held calls that give their slot away: see WaitingRoom ----------------------------------
+
+    def away(self, slot: RowSlot) -> None:
+        self._room.away(slot)
+
+    def release(self, slot: RowSlot) -> None:
+        if not self._room.back(slot):
+            super().release(slot)
+
+    def leave(self, slot: RowSlot) -> None:
+        self._room.leave(slot)
+        super().leave(slot)
+        self._room.serve()
+
+    def set_aside(self, slot: RowSlot) -> None:
+        self.table.set_aside(slot.row)
+        self._orders.append(lambda: self._stepper.close(slot.row))
+
+    def has_room(self) -> bool:
+        return self.table.open < self.table.limit
+
+    def call_in(self, slot: RowSlot) -> None:
+        self.table.call_in(slot.row)
+
+    async def bring_in(self, slot: RowSlot, snapshot: SlotSnapshot) -> None:
+        _, model = self._loaded()
+        coming = Coming(self, slot, lambda row: model.arrive_anyhow(row, snapshot), snapshot.call.muted)
+        await self._order(coming.answer, lambda: self._moves.add(coming))
+        super().release(slot)
+
+    def stand_still_again(self, slot: RowSlot) -> None:
+        super().hold(slot)
+
+    # -- beside the ticks ---------------------------------------------------------------------------
+
     def _between(self) -> None:
         if self._runner is not None:
             self._runner.shuttle.collect()
@@ -349,6 +321,7 @@ class LocalEngine(TickEngine):
 
     async def stop(self) -> None:
         await super().stop()
+        await asyncio.gather(*self._room.end(), return_exceptions=True)
         self._moves.clear()
         if self._runner is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._runner.shuttle.wait)
@@ -363,7 +336,12 @@ class LocalEngine(TickEngine):
         if self._runner is None or self._model is None:
             return now
         pages = self._runner.pages
-        figures = {"pages": pages.total, "pages_used": pages.used, "pages_shrunk": self._model.shrunk_pages}
+        figures = {
+            "pages": pages.total,
+            "pages_used": pages.used,
+            "pages_shrunk": self._model.shrunk_pages,
+            "parked": self._room.parked,
+        }
         return replace(now, detail=now.detail | {name: float(n) for name, n in figures.items()})
 
 

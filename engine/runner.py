@@ -236,16 +236,19 @@ class ModelRunner:
             raise ValueError(f"slot {slot} is not ready")
         return Departure(self, slot)
 
-    def arrive(self, slot: int, snapshot: SlotSnapshot) -> Arrival:
+    def arrive(self, slot: int, snapshot: SlotSnapshot, most: int | None = None) -> Arrival:
         """Open a free slot with the snapshot's pages, to be filled while others step.
 
-        Raises EngineRefused as `accept`, OutOfPages when it does not fit.
+        most: pages it may have (2 or more); the newest then, as after `shrink`. Raises EngineRefused as
+        `accept`, OutOfPages when it does not fit.
         """
         self._must_be_free(slot)
         self.accept(snapshot)
-        pages = self._prompts.take(len(snapshot.pages))
-        numbered = list(zip(snapshot.pages, pages, strict=True))
+        numbers = list(snapshot.pages)[-(most or len(snapshot.pages)) :]
+        numbered = list(zip(numbers, self._prompts.take(len(numbers)), strict=True))
         self._cache.install(slot, numbered, snapshot.frames, snapshot.call.window)
+        if len(numbers) < len(snapshot.pages):
+            self._cache.shrink(slot, len(numbers))
         self._open[slot] = True
         return Arrival(self, slot, snapshot)
 

@@ -73,6 +73,8 @@ class SlotOwner(Protocol):
 
     def hold(self, slot: RowSlot) -> bool: ...
 
+    def away(self, slot: RowSlot) -> None: ...
+
     def release(self, slot: RowSlot) -> None: ...
 
     def inject(self, slot: RowSlot, text: str) -> bool: ...
@@ -148,6 +150,10 @@ class RowSlot:
 
     def hold(self) -> bool:
         return self.ended is None and self._owner.hold(self)
+
+    def away(self) -> None:
+        if self.ended is None:
+            self._owner.away(self)
 
     def release(self) -> None:
         if self.ended is None:

@@ -1,6 +1,7 @@
 """SlotTable: which rows are taken. Pure bookkeeping on the loop's side; no torch, no audio, no clock.
 
-A row is free, open, or leaving: closed by its caller while the tick thread may still write to it.
+A row is free, open, set aside (its call is parked and needs no slot), or leaving: closed by its caller while
+the tick thread may still write to it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ class RowState(IntEnum):
     FREE = 0
     OPEN = 1
     LEAVING = 2
+    ASIDE = 3
 
 
 class SlotTable:
@@ -46,7 +48,7 @@ class SlotTable:
         """
         if row is not None and not 0 <= row < self.count:
             raise EngineError(f"row {row} does not exist: the engine has {self.count}")
-        if row is not None and self._state[row] is RowState.OPEN:
+        if row is not None and self._state[row] in (RowState.OPEN, RowState.ASIDE):
             raise EngineError(f"row {row} is taken")
         if self.open >= self.limit:
             raise EngineFull(f"all {self.limit} slots are taken", retry_after_s)
@@ -58,6 +60,14 @@ class SlotTable:
 
     def _free_row(self) -> int | None:
         return next((r for r, state in enumerate(self._state) if state is RowState.FREE), None)
+
+    def set_aside(self, row: int) -> None:
+        """An open row keeps its caller and counts no more."""
+        self._state[row] = RowState.ASIDE
+
+    def call_in(self, row: int) -> None:
+        """A row set aside counts again; the caller looked that there is room."""
+        self._state[row] = RowState.OPEN
 
     def leave(self, row: int) -> None:
         """The caller closed it; the row comes back with free()."""

@@ -173,6 +173,9 @@ class TickEngine:
         self._orders.append(lambda: self._pause(slot))
         return True
 
+    def away(self, slot: RowSlot) -> None:
+        """A held slot keeps its place here."""
+
     def release(self, slot: RowSlot) -> None:
         self._orders.append(lambda: self._resume(slot))
 
@@ -315,6 +318,7 @@ class TickEngine:
     def go_on(self, slot: RowSlot) -> None:
         """Step the slot, beginning with the newest frame of its caller."""
         if self.has(slot):
+            self._held.discard(slot.row)
             self._active[slot.row] = True
             self.frames.skip(slot.row)
 

@@ -221,10 +221,10 @@ class App:
             max_delay_ms=media.jitter_max_ms,
         )
         processing = ProcessingSettings(cancel_echo=media.cancels_echo(self.choice.kind))
-        slots = self.settings.engine.slots
+        rows = engines.rows_for(self.choice, self.settings.engine)
         if not media.processes:
-            return InlineMedia(AudioRows(slots), wanted, processing)
-        memory = SharedMedia(slots, min(media.processes, slots))
+            return InlineMedia(AudioRows(rows), wanted, processing)
+        memory = SharedMedia(rows, min(media.processes, rows))
         return MediaProcesses(memory, wanted, processing, self.settings.log)
 
     def _agent_settings(self) -> AgentSettings:
@@ -232,7 +232,7 @@ class App:
         return AgentSettings(
             user_agent=sip.user_agent,
             public_host=sip.public_address,
-            max_calls=self.settings.engine.slots + SPARE_DIALOGS,
+            max_calls=self.settings.engine.calls + SPARE_DIALOGS,
             access=access(self.settings.trunks, sip.open, sip.unknown),
         )
 

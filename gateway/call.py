@@ -99,9 +99,11 @@ class Call:
 
     def park(self, away: bool) -> None:
         """One side holds the call, or no more does. Meanwhile the agent does no work: it goes on afterwards
-        where it was, with all it remembers."""
+        where it was, with all it remembers. Its place may go to another call, `engine.parked_calls`."""
         self._away = away
         self._hold_or_release()
+        if away and self._agent_held:
+            self.slot.away()
 
     @property
     def parked(self) -> bool:

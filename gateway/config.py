@@ -155,6 +155,11 @@ class EngineSettings(_Section):
     """auto: moshi where CUDA and the weights are present, otherwise the embedded default."""
     slots: Annotated[int, Field(ge=1, le=4096)] = 4
     """Calls held at once."""
+    parked_calls: Annotated[int, Field(ge=0, le=4096)] = 0
+    """kinds tiny and moshi: calls on hold, beyond `slots`, that give their slot to others. 0: a held call
+    keeps its own. Who comes back while every slot is taken waits for one, and is hung up after 60 s."""
+    park_after_s: Annotated[float, Field(ge=0, le=3600)] = 10.0
+    """A call held for so long gives its slot away."""
     model: str | None = None
     """Hugging Face repository or local folder in Kyutai's layout; unset: the kind's own."""
     revision: str | None = None
@@ -186,6 +191,11 @@ class EngineSettings(_Section):
     """kind echo: seconds after which the caller hears himself."""
     greeting: bool = True
     """kind echo: begin with a tone."""
+
+    @property
+    def calls(self) -> int:
+        """Calls there may be, those on hold without a slot among them."""
+        return self.slots + self.parked_calls
 
     def secret(self) -> str | None:
         """The token, from wherever it was given."""
@@ -343,10 +353,16 @@ def contradictions(settings: Settings) -> list[tuple[tuple[str, ...], str]]:
         found.append((("engine", "url"), "carries a token; use token_file or MG_ENGINE__TOKEN"))
     if engine.kind == "worker" and not engine.workers:
         found.append((("engine", "workers"), "needed with kind = worker: addresses of engine processes"))
+    if engine.parked_calls and engine.kind not in ("auto", "tiny", "moshi"):
+        found.append(
+            (("engine", "parked_calls"), f"must be 0 with kind = {engine.kind}: its calls keep their slots")
+        )
     if media.jitter_max_ms < media.jitter_min_ms:
         found.append((("media", "jitter_max_ms"), f"must be at least jitter_min_ms ({media.jitter_min_ms})"))
     low, high = sip.rtp_ports
     pairs = (high - low + 1) // 2
-    if sip.enabled and high and pairs < engine.slots:
-        found.append((("sip", "rtp_ports"), f"holds {pairs} calls, but engine.slots is {engine.slots}"))
+    if sip.enabled and high and pairs < engine.calls:
+        wanted = f"engine.slots is {engine.slots}"
+        wanted += f" and engine.parked_calls {engine.parked_calls}" if engine.parked_calls else ""
+        found.append((("sip", "rtp_ports"), f"holds {pairs} calls, but {wanted}"))
     return found

@@ -85,7 +85,7 @@ def _sip_ports(settings: Settings) -> Iterator[Finding]:
     if sip.tls_cert:
         yield _port("sip", sip.host, sip.tls_port, socket.SOCK_STREAM, "tls_port")
     yield _rtp_range(
-        settings.sip.rtp_host or settings.sip.host, settings.sip.rtp_ports, settings.engine.slots
+        settings.sip.rtp_host or settings.sip.host, settings.sip.rtp_ports, settings.engine.calls
     )
 
 

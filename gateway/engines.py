@@ -13,6 +13,9 @@ from gateway.config import EngineSettings
 TICK_AFTER_MEDIA_S = 0.005
 """The engine's tick follows every fourth media tick by this much (both on the monotonic clock)."""
 
+PARKING = ("tiny", "moshi")
+"""Kinds whose held calls may give their slot away."""
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -51,6 +54,11 @@ def tiny_folder() -> Path | None:
     return None
 
 
+def rows_for(choice: Choice, settings: EngineSettings) -> int:
+    """Rows of audio that engine and media share: one a slot, and one a call that may be parked."""
+    return settings.calls if choice.kind in PARKING else settings.slots
+
+
 def build(choice: Choice, settings: EngineSettings, rows: AudioRows) -> Engine:
     """The engine of a choice, not started. Raises EngineError saying what is missing and what to run."""
     match choice.kind:
@@ -78,6 +86,7 @@ def build(choice: Choice, settings: EngineSettings, rows: AudioRows) -> Engine:
 
 def _local(source: str, settings: EngineSettings, rows: AudioRows) -> Engine:
     from engine.local import LocalEngine, LocalOptions
+    from engine.waiting_room import RoomOptions
 
     options = LocalOptions(
         source,
@@ -87,6 +96,7 @@ def _local(source: str, settings: EngineSettings, rows: AudioRows) -> Engine:
         dtype=_chosen(settings.dtype),
         weight_dtype=_chosen(settings.weight_dtype),
         kv_dtype=_chosen(settings.kv_dtype),
+        parking=RoomOptions(settings.parked_calls, settings.park_after_s),
     )
     return LocalEngine(options, phase=TICK_AFTER_MEDIA_S, rows=rows)
 

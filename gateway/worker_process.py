@@ -19,7 +19,9 @@ FAILED = 1
 def serve_engine(settings: Settings, host: str, port: int) -> int:
     """Hold calls for gateways until a signal; the exit code. Raises EngineError for what cannot be built."""
     choice = engines.choose(settings.engine, engines.tiny_folder())
-    engine = engines.build(choice, settings.engine, AudioRows(settings.engine.slots))
+    # Over the line between gateway and worker a call cannot be parked: a held one keeps its slot.
+    wanted = settings.engine.model_copy(update={"parked_calls": 0})
+    engine = engines.build(choice, wanted, AudioRows(wanted.slots))
     if not isinstance(engine, TickEngine) or choice.kind == "worker":
         raise EngineError("a worker cannot stand behind a worker: choose another engine.kind")
     print(f"engine {engine.name} ({choice.why}) on ws://{host}:{port}", file=sys.stderr, flush=True)

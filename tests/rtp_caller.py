@@ -134,9 +134,7 @@ class RtpCaller:
 
     # SIP
 
-    def invite(
-        self, payloads: str = "0", attributes: str = PCMU_OFFER, profile: str = "RTP/AVP"
-    ) -> str:
+    def invite(self, payloads: str = "0", attributes: str = PCMU_OFFER, profile: str = "RTP/AVP") -> str:
         """Call; the final response as text. A 200 is acknowledged and its media remembered."""
         port = self.rtp.getsockname()[1]
         body = (

@@ -99,6 +99,16 @@ def test_a_persona_can_be_made_in_file_and_environment(
             2,
             ["sip.rtp_ports", "5 calls", "slots is 6"],
         ),
+        (
+            "[sip]\nrtp_ports = [20000, 20009]\n[engine]\nslots = 4\nparked_calls = 2\n",
+            2,
+            ["sip.rtp_ports", "5 calls", "slots is 4", "parked_calls 2"],
+        ),
+        (
+            "[engine]\nkind = 'worker'\nworkers = ['ws://a:1']\nparked_calls = 2\n",
+            4,
+            ["engine.parked_calls", "must be 0", "keep their slots"],
+        ),
         ("[sip]\npublic_address = 'me'\n", 2, ["sip.public_address", "IP address"]),
         ("[http]\ntls_cert = 'absent.pem'\n", 2, ["http.tls_cert", "no file absent.pem"]),
         ("[engine]\n\nkind = 'chat'\n", 1, ["engine.url", "needed with kind = chat"]),

@@ -98,4 +98,3 @@ def test_after_an_hour_of_silence_the_first_words_are_heard_at_once() -> None:
     played = line.run(packets, 95)[-95 * BLOCK :]
     found = align(played[2_000:6_000] / 32_768, noise[16_000:24_000] / 32_768, 4_000)
     assert found.correlation > 0.9
-

@@ -21,7 +21,7 @@ from bench.barge_scenes import RATE, FarEnd, Script, at_level, without_pauses
 from bench.echo_scenes import EchoPath, Pcm
 from engine.api import FRAME, Persona
 from engine.checkpoint import Checkpoint
-from engine.local import ModelStepper
+from engine.model_stepper import ModelStepper
 from engine.rows import AudioRows
 from engine.runner import ModelRunner, RunnerOptions, StepResult
 from engine.seeded import write_checkpoint

@@ -206,8 +206,7 @@ class MediaFace(ABC):
         return taken
 
     @abstractmethod
-    def _open_port(self, row: int, call: int, media: OpusMedia, send: SendOpus) -> PacketPort:
-        ...
+    def _open_port(self, row: int, call: int, media: OpusMedia, send: SendOpus) -> PacketPort: ...
 
     @abstractmethod
     def _carry(self, command: ask.Command, thing: object) -> None:

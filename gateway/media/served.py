@@ -227,4 +227,3 @@ class ServedClock(MediaClock):
                 found.failed,
                 found.fifo,
             )
-
