@@ -133,6 +133,7 @@ def assemble(identity: Identity, lm: LM, codec: Codec, slots: int, options: Runn
     generator = Generator(lm, slots, options.history, pages, kv_dtype)
     cache = PagedCache(pages, slots, config.context, options.history, device)
     carrier = find_carrier(codec, config)
+    codec.listen_for([code for code in range(codec.codebooks) if lm.reads(config.dep_q + code)])
     casting = Casting(config, identity.sampling, identity.voices, identity.vocabulary, carrier)
     stages = make_stages(generator, codec, cache.tables, carrier.tone.to(device))
     return Built(

@@ -92,6 +92,32 @@ def test_a_reset_slot_equals_a_fresh_one() -> None:
     assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
 
 
+def test_a_model_that_reads_no_acoustic_code_gets_the_same_others_and_that_tower_rests() -> None:
+    heard = []
+    for read in (None, (0, 7)):
+        torch.manual_seed(3)
+        built = TinyCodec(TinyNet(replace(SMALL, meanings=9, meaning_width=12)), torch.device("cpu"))
+        built.allocate(2)
+        if read is not None:
+            built.listen_for(read)
+        codes, _ = stream(built, noise(10))
+        heard.append(codes)
+        assert built.snapshot(0)["heard.state"].isfinite().all()
+    everything, some = heard
+    assert torch.equal(everything[..., (0, 7)], some[..., (0, 7)])
+    assert everything[..., 1:7].any() and not some[..., 1:7].any()
+    fields = built._acoustic_fields
+    start = built._heard._spans[fields][0]
+    assert built._heard.state[0, :start].any() and not built._heard.state[0, start:].any()
+
+
+def test_a_model_without_meanings_that_reads_one_acoustic_code_gets_them_all() -> None:
+    built, pcm = codec(), noise(4)
+    expected, _ = stream(built, pcm, 0)
+    built.listen_for([3])
+    assert torch.equal(stream(built, pcm, 1)[0], expected)
+
+
 def test_a_snapshot_continues_in_another_slot_and_a_rewound_slot_repeats_itself() -> None:
     built, pcm = codec(history=4), noise(9)
     stream(built, pcm[:, : 5 * 1920])

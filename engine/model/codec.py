@@ -7,7 +7,7 @@ entries of a batch point to, so a batch is any list of slots and every slot not 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,6 +36,10 @@ class Codec(Protocol):
 
     def allocate(self, slots: int, history: int = 0) -> None:
         """Make room for `slots` streams, all fresh, that can be rewound by up to `history` steps."""
+        ...
+
+    def listen_for(self, codes: Collection[int]) -> None:
+        """The codes of callers that are read; `encode_step` may give the others as 0. Never called: all."""
         ...
 
     def reset(self, slots: list[int]) -> None:

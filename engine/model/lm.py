@@ -48,6 +48,11 @@ class LM:
         for unused in ("condition_provider", "fuser"):
             weights.ignore_under(unused)
 
+    def reads(self, codebook: int) -> bool:
+        """Whether the codes of one of the n_q codebooks, the agent's first, change what the model sees."""
+        first = int(self.base[1 + codebook])
+        return bool(self.table[first : first + self.config.card + 1].any())
+
     def embed(self, tokens: Tensor) -> Tensor:
         """tokens (N, n_q + 1), text first, -1 for none -> (N, dim): the sum of their embeddings."""
         index = torch.where(tokens < 0, self.nothing, tokens + self.base)

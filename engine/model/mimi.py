@@ -7,6 +7,7 @@ decoder keep separate state, because a call's first frames are heard before anyt
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,9 @@ class Mimi:
             arena.allocate(slots, history, self.device)
         for tower in (self._encoder_tower, self._decoder_tower):
             tower.allocate(slots, history, self.device)
+
+    def listen_for(self, codes: Collection[int]) -> None:
+        """One network gives them all."""
 
     def reset(self, slots: list[int]) -> None:
         self._ears.reset(slots)

@@ -33,6 +33,11 @@ class Carry:
         start, stop, shape = self._spans[field]
         self.new[:, start:stop].view(-1, *shape).copy_(value)
 
+    def leave(self, first: int) -> None:
+        """Fields from this one on stay as they are: their layers do not step."""
+        start = self._spans[first][0]
+        self.new[:, start:] = self.old[:, start:]
+
 
 class SlotArena:
     """Fields are added while a network is built, memory is allocated once, zero is the fresh state."""

@@ -6,12 +6,14 @@ supervises with words and intents; the acoustic tower gives the residual codeboo
 Mimi, Défossez et al. 2024), from which alone the decoder speaks. It predicts magnitude and phase of an
 inverse STFT (Vocos, Siuzdak 2023) and is 720 samples (30 ms) late. With `meanings`, a recurrent network over
 the semantic tower says after each frame what the caller means, and that takes the place of the last code of
-what is heard (the language model reads no acoustic code of a caller). Trained by train/codec.py and
+what is heard. A language model that reads no acoustic code of a caller, as the embedded one, says so
+(`listen_for`), and that tower rests. Trained by train/codec.py and
 train/semantic.py; it knows no language model.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -215,11 +217,18 @@ class TinyNet(nn.Module):
         out: Tensor = spectra.abs() * (4 / WINDOW)
         return out
 
-    def encode(self, pcm: Tensor, carry: Carry | None = None) -> Tensor:
-        """(B, n * 1920) -> codes (B, n, codebooks) of a caller, the last the meaning if it is known."""
+    def encode(self, pcm: Tensor, carry: Carry | None = None, residual: bool = True) -> Tensor:
+        """(B, n * 1920) -> codes (B, n, codebooks) of a caller, the last the meaning if it is known.
+
+        residual: with the codes of the acoustic tower, which is not asked otherwise; they are 0 then.
+        """
         magnitude = self.magnitudes(pcm, carry)
         features = self.semantic.features(log_mel(magnitude, self.semantic_bank), carry)
-        codes = self._codes(magnitude, features, carry)
+        if residual:
+            codes = self._codes(magnitude, features, carry)
+        else:
+            first = nearest(self.semantic.out(features), self.codebook[0])
+            codes = [first, *[torch.zeros_like(first)] * (self.config.codebooks - 1)]
         if self.meaning is not None:
             codes[-1] = self.meaning(features, carry)
         return torch.stack(codes, -1)
@@ -310,6 +319,15 @@ class TinyCodec:
                     if isinstance(module, CausalConv):
                         module.field = arena.add(module.inputs, module.past)
 
+        self._residual = True
+        first = net.acoustic.layers[0]
+        assert isinstance(first, CausalConv)
+        self._acoustic_fields = first.field  # and all after it in that arena
+
+    def listen_for(self, codes: Collection[int]) -> None:
+        meaning = self.codebooks - 1 if self.net.meaning is not None else None
+        self._residual = any(code not in (0, meaning) for code in codes)
+
     def allocate(self, slots: int, history: int = 0) -> None:
         self._heard.allocate(slots, history, self.device)
         self._spoken.allocate(slots, history, self.device)
@@ -321,7 +339,9 @@ class TinyCodec:
     @torch.inference_mode()
     def encode_step(self, pcm: Tensor, rows: Tensor) -> Tensor:
         carry = self._heard.take(rows)
-        codes = self.net.encode(pcm, carry)[:, 0]
+        codes = self.net.encode(pcm, carry, self._residual)[:, 0]
+        if not self._residual:
+            carry.leave(self._acoustic_fields)
         self._heard.keep(rows, carry)
         return codes
 
