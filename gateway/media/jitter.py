@@ -14,6 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from gateway.media import columns as c
+from gateway.media.cells import copy, fill, filled, lay
 from gateway.media.plc import LONGEST, SHORTEST, best_lag, conceal, merge, squeeze, stretch
 from gateway.media.rows import HISTORY_MS, I16, I64, MISSING, NEEDS, NOTHING, RING, ReceiveRows
 
@@ -37,10 +38,12 @@ def store(r: ReceiveRows, row: int, start: int, pcm: I16) -> None:
     end = start + len(pcm)
     if r.n[row, c.HIGH] <= r.n[row, c.NEXT]:
         r.n[row, c.LOW] = start
-    first = max(start, int(r.n[row, c.NEXT]))
-    for i in range(first, end):
-        value = pcm[i - start]
-        r.ring[row, i & _MASK] = value if value != MISSING else MISSING + 1
+    i = max(start, int(r.n[row, c.NEXT]))
+    while i < end:
+        cell = i & _MASK
+        part = min(end - i, RING - cell)
+        lay(r.ring[row, cell : cell + part], pcm[i - start : i - start + part])
+        i += part
     note_stored(r, row, start, end)
 
 
@@ -54,8 +57,7 @@ def note_stored(r: ReceiveRows, row: int, start: int, end: int) -> None:
     if r.n[row, c.HIGH] - oldest <= r.n[row, c.LIMIT]:
         return
     keep = int(r.n[row, c.HIGH]) - 3 * int(r.n[row, c.FRAME])
-    for i in range(oldest, keep):
-        r.ring[row, i & _MASK] = MISSING
+    empty(r, row, oldest, keep)
     r.n[row, c.NEXT], r.n[row, c.LOW], r.n[row, c.HELD] = keep, keep, 0
     r.n[row, c.RESYNCED] += 1
 
@@ -107,11 +109,13 @@ def first_stored(r: ReceiveRows, row: int) -> int:
 def run_length(r: ReceiveRows, row: int, most: int) -> int:
     """Samples ready without a hole from `next` on, at most `most`."""
     start = int(r.n[row, c.NEXT])
-    most = min(most, int(r.n[row, c.HIGH]) - start)
-    for i in range(most):
-        if r.ring[row, (start + i) & _MASK] == MISSING:
-            return i
-    return max(0, most)
+    most = max(0, min(most, int(r.n[row, c.HIGH]) - start))
+    cell = start & _MASK
+    part = min(most, RING - cell)
+    ready = filled(r.ring[row, cell : cell + part])
+    if ready < part or part == most:
+        return ready
+    return part + filled(r.ring[row, : most - part])
 
 
 def settle(r: ReceiveRows, row: int) -> None:
@@ -125,10 +129,28 @@ def settle(r: ReceiveRows, row: int) -> None:
 def take(r: ReceiveRows, row: int, at: int, count: int) -> None:
     """Move `count` samples from the ring to line[at:]."""
     start = int(r.n[row, c.NEXT])
-    for i in range(count):
-        cell = (start + i) & _MASK
-        r.line[row, at + i] = r.ring[row, cell]
-        r.ring[row, cell] = MISSING
+    first = min(count, RING - (start & _MASK))
+    cell = start & _MASK
+    copy(r.line[row, at : at + first], r.ring[row, cell : cell + first])
+    copy(r.line[row, at + first : at + count], r.ring[row, : count - first])
+    discard(r, row, count)
+
+
+def empty(r: ReceiveRows, row: int, start: int, end: int) -> None:
+    """Leave the cells of the positions [start, end) empty; at most the whole ring."""
+    count = min(end - start, RING)
+    if count <= 0:
+        return
+    cell = start & _MASK
+    first = min(count, RING - cell)
+    fill(r.ring[row, cell : cell + first])
+    fill(r.ring[row, : count - first])
+
+
+def discard(r: ReceiveRows, row: int, count: int) -> None:
+    """Move on over samples that were played."""
+    start = int(r.n[row, c.NEXT])
+    empty(r, row, start, start + count)
     r.n[row, c.NEXT] = start + count
 
 
@@ -205,14 +227,6 @@ def grow(r: ReceiveRows, row: int, at: int, lacking: int) -> int:
     return n
 
 
-def discard(r: ReceiveRows, row: int, count: int) -> None:
-    """Move on over samples that were played scaled."""
-    start = int(r.n[row, c.NEXT])
-    for i in range(count):
-        r.ring[row, (start + i) & _MASK] = MISSING
-    r.n[row, c.NEXT] = start + count
-
-
 def note_background(r: ReceiveRows, row: int, at: int) -> None:
     """Follow the caller's background level: down at once, up over seconds."""
     n = int(r.n[row, c.FRAME])
@@ -231,7 +245,7 @@ def pull(r: ReceiveRows, row: int, tick: int) -> int:
     n = int(r.n[row, c.FRAME])
     at = HISTORY_MS * int(r.n[row, c.RATE]) // 1000
     for i in range(0, at, n):
-        r.line[row, i : i + n] = r.line[row, i + n : i + 2 * n]
+        copy(r.line[row, i : i + n], r.line[row, i + n : i + 2 * n])
     note_need(r, row)
     if not r.n[row, c.PLAYING]:
         r.line[row, at : at + n] = 0

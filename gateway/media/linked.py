@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from gateway.media import columns, g711, jitter, plc, rows, rtp_step, stream
+from gateway.media import cells, columns, g711, jitter, plc, rows, rtp_step, stream
 from gateway.media.compiled import _cache_dir
 from gateway.media.rows import I16, I64, LARGEST_FRAME, ReceiveRows
 from gateway.media.rtp_step import F64, U8
@@ -32,13 +32,14 @@ _MODULES: tuple[tuple[ModuleType, str], ...] = (
     (plc, "_normalised likeness_by_loops best_lag noise prepare repeated invented conceal merge"),
     (plc, "squeeze stretch"),
     (stream, "wrapped begin replaces position strays enter measure_jitter accept"),
-    (jitter, "note_stored store largest note_need first_stored run_length settle take peek is_pause discard"),
-    (jitter, "shrink grow scale_time note_background piece pull"),
+    (cells, "copy_by_loops fill_by_loops lay_by_loops filled_by_loops"),
+    (jitter, "empty note_stored store largest note_need first_stored run_length settle discard take peek"),
+    (jitter, "is_pause shrink grow scale_time note_background piece pull"),
     (rtp_step, "payload_span header_of samples_of take_packet take_packets pull_rows"),
 )
 """Callees before callers."""
-_SOURCES = (columns, rows, plc, stream, jitter, rtp_step)
-_STANDS_IN = {"likeness_by_loops": "likeness"}
+_SOURCES = (columns, rows, cells, plc, stream, jitter, rtp_step)
+_STANDS_IN = {f"{name}_by_loops": name for name in ("likeness", "copy", "fill", "lay", "filled")}
 """Written once for the compiler and once for numpy."""
 
 

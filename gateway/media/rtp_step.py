@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gateway.media import columns as c
+from gateway.media.cells import copy
 from gateway.media.jitter import pull, store
 from gateway.media.rows import L16, PACKETS, ReceiveRows
 from gateway.media.stream import PLAYABLE, accept
@@ -110,4 +111,4 @@ def pull_rows(r: ReceiveRows, rows: I64, tick: int, out: I16, invented: I64) -> 
         invented[k] = pull(r, row, tick)
         n = r.n[row, c.FRAME]
         end = 4 * n
-        out[k, :n] = r.line[row, end - n : end]
+        copy(out[k, :n], r.line[row, end - n : end])

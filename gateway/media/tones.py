@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.api import Pcm
+from gateway.media.power import energy_of
 
 Rows = NDArray[np.intp]
 I64 = NDArray[np.int64]
@@ -86,8 +87,8 @@ class Tones:
     def _may_hold_keys(self, rows: Rows, block: Pcm) -> NDArray[np.bool_]:
         """Rows (n,) with a key that is held, or loud enough for one: of all others nothing changes."""
         half = block.shape[1] // 2
-        second = _energy(block[:, half:])
-        loudest = _energy(block[:, :half]) + np.maximum(self._energy[rows], second)
+        first, second = energy_of(block.reshape(-1, half)).reshape(-1, 2).T
+        loudest = first + np.maximum(self._energy[rows], second)
         self._energy[rows] = second
         return np.asarray((self._key[rows] >= 0) | (loudest > 0.99 * _least(2 * half)), dtype=np.bool_)
 
@@ -128,7 +129,7 @@ class Tones:
 
 def keys_in(windows: Pcm, rate: int) -> I64:
     """(n, rate / 50) -> (n,): index into KEYS, or -1."""
-    energy = _energy(windows)
+    energy = energy_of(windows)
     found = np.full(len(windows), -1, np.int64)
     loud = np.flatnonzero(energy > _least(windows.shape[1]))
     if not len(loud):
@@ -143,11 +144,6 @@ def keys_in(windows: Pcm, rate: int) -> I64:
     whole = (a + b > SHARE * energy[loud]) & (a < twist * b) & (b < twist * a)
     found[loud[whole]] = (4 * best_low + best_high)[whole]
     return found
-
-
-def _energy(windows: Pcm) -> NDArray[np.float32]:
-    energy: NDArray[np.float32] = np.einsum("ij,ij->i", windows, windows)
-    return energy
 
 
 def _least(samples: int) -> float:
