@@ -44,6 +44,8 @@ class Line:
 
     processing: DuplexProcessing
     erl_db: float = 14.0
+    moves: tuple[tuple[float, float], ...] = ()
+    """(second, ms): from then on it comes back after so many ms instead."""
     tick: int = 0
     wire: list[np.ndarray] = field(default_factory=list)
     out: list[np.ndarray] = field(default_factory=list)
@@ -59,8 +61,7 @@ class Line:
 
     def step(self, agent: np.ndarray, caller: np.ndarray | None = None) -> None:
         line = self._noise.standard_normal(160).astype(np.float32) * 10 ** (-65 / 20)
-        if len(self.wire) >= 6:
-            line = line + self.wire[-6] * 10 ** (-self.erl_db / 20)
+        line = line + self._come_back() * np.float32(10 ** (-self.erl_db / 20))
         if caller is not None:
             line = line + caller
         at = np.array([self.tick * BLOCK])
@@ -74,6 +75,13 @@ class Line:
         self.wire.append(sent[0])
         self.events += [event for _, event in self.processing.take_events()]
         self.tick += 1
+
+    def _come_back(self) -> np.ndarray:
+        now = self.tick * 0.02
+        delay_ms = ([100.0] + [ms for second, ms in self.moves if second <= now])[-1]
+        past = np.concatenate([np.zeros(9_600, np.float32), *self.wire[-60:]])
+        end = len(past) - int(delay_ms * 8)  # what was sent last reaches the wire in this tick
+        return past[end - 160 : end]
 
     def only(self, kind: type) -> list[DuplexEvent]:
         return [event for event in self.events if isinstance(event, kind)]
@@ -142,6 +150,39 @@ def test_a_caller_in_the_first_seconds_is_cut_for_and_the_echo_alone_is_not(
     talk(over, agent_voice(3.5), caller_voice(2.5), start)
     assert not alone.only(CallerStarted) and not alone.only(Ducked) and not alone.only(Held)
     assert len(over.only(Interrupted)) == 1
+
+
+@pytest.mark.parametrize("start", [0.3, 0.75, 1.1])
+def test_a_caller_on_a_clean_line_is_heard_at_once_from_the_calls_first_words_on(
+    silero: Silero, start: float
+) -> None:
+    line = Line(DuplexProcessing(8, silero=silero), erl_db=200.0)
+    line.processing.set_policy(ROW, Policy.DUCK)
+    talk(line, agent_voice(3.0), caller_voice(1.5), start)
+    assert start < line.only(Held)[0].at / 24_000 < start + 0.4
+    assert len(line.only(Interrupted)) == 1
+
+
+RESTLESS = (
+    (0.0, 400.0),
+    *((1.0 + 0.1 * step, 400.0 - 10.0 * step) for step in range(1, 16)),
+    (3.3, 310.0),
+    (4.2, 280.0),
+    (4.9, 430.0),
+    (5.8, 270.0),
+    (6.4, 290.0),
+)
+"""As a browser does that falls behind and catches up: a few ms at a time, or much at once."""
+
+
+def test_a_path_that_does_not_stand_still_does_not_make_the_agent_wait_for_himself(silero: Silero) -> None:
+    line = Line(DuplexProcessing(8, silero=silero), erl_db=12.0, moves=RESTLESS)
+    line.processing.set_policy(ROW, Policy.DUCK)
+    talk(line, agent_voice(9.0), caller_voice(2.0), 7.0)
+    alone = [event for event in line.events if event.at < 7.0 * 24_000]
+    assert not [event for event in alone if isinstance(event, Held | Interrupted)]
+    assert sum(isinstance(event, Ducked) for event in alone) <= 2
+    assert 7.3 * 24_000 < line.only(Interrupted)[0].at < 8.2 * 24_000
 
 
 def test_after_yielded_the_agent_speaks_at_once_and_only_what_is_new(silero: Silero) -> None:

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from gateway.media.alignment import AlignmentRows
 from gateway.media.delay import AUDIBLE, LAGS, PEAK, DelayFinder, shift_between
-from gateway.media.echo_rows import LIKELY, LISTENING, NEAR, STARTING, TRACKING, EchoRows, Levels
-from gateway.media.kalman import Innovation, KalmanRows
-from gateway.media.power import ECHO, ERROR, HEARD, MATCH, power_of
+from gateway.media.echo_rows import AT_MOST, LIKELY, LISTENING, NEAR, STARTING, TRACKING, EchoRows
+from gateway.media.kalman import KalmanRows
+from gateway.media.likeness import likeness
+from gateway.media.power import ECHO, ERROR, HEARD, power_of
 from gateway.media.reference import SentRows
-from gateway.media.residual import ResidualRows
+from gateway.media.residual import ResidualRows, no_louder
 
 F32 = NDArray[np.float32]
 Flags = NDArray[np.bool_]
@@ -90,6 +91,7 @@ class EchoCanceller:
         self._filter = KalmanRows(count, self.block, parts)
         self._residual = ResidualRows(count, self.block)
         self._rows = EchoRows(count, self.block)
+        self._likely = np.ones(count, np.int64)  # lag found by likeness(), in blocks
         self._tick = 0
 
     def open(self, row: int) -> None:
@@ -117,8 +119,7 @@ class EchoCanceller:
         usable = concealed == 0
         self._filter.listen(rows, pcm, usable)
         self._look(rows, pcm, usable)
-        reach = self._align.delay[rows] / self.block + self.parts
-        working = (state.state[rows] != LISTENING) & (state.quiet[rows] < reach)
+        working = (state.state[rows] != LISTENING) & (state.quiet[rows] < self._reach(rows))
         if working.all():
             out = self._cancel(rows, pcm, usable)
         else:
@@ -129,6 +130,7 @@ class EchoCanceller:
             state.loaded[rows[idle]] = False
             self._residual.pass_through(rows[idle], pcm[idle])
         state.last[rows] = pcm
+        state.note_out(rows, out)
         self._align.advance(rows)
         return out
 
@@ -148,12 +150,47 @@ class EchoCanceller:
         """
         state = self._rows
         listening = state.state[rows] == LISTENING
-        clean = state.known_clean(rows) | state.unlike(rows)
-        return np.asarray(np.where(listening, clean, state.settled[rows]), np.bool_)
+        return np.asarray(np.where(listening, state.known_clean(rows), state.settled[rows]), np.bool_)
 
     def noise(self, rows: Rows) -> F32:
         """Noise power per sample (n,) of the lines themselves, before it was turned down with the echo."""
         return self._residual.hiss[rows]
+
+    def doubt(self, rows: Rows) -> NDArray[np.int8]:
+        """NONE, LITTLE, MUCH or ALL (n,): of what a row puts out, how much may be the agent."""
+        reach = np.where(self._rows.state[rows] == LISTENING, LAGS, self._reach(rows))
+        return self._rows.doubt(rows, self.sure(rows), reach)
+
+    def explains(self, row: int, blocks: int) -> bool:
+        """Whether an echo as it was until now could be as loud as the last `blocks` blocks."""
+        heard = float(np.mean(self._filter.recent(row, blocks) ** 2))
+        return bool(heard < 2 * AT_MOST * self._rows.returned[row] * self._rows.source[row])
+
+    def likeness(self, row: int, blocks: int, evenly: bool = False) -> tuple[float, float]:
+        """Of a row's last `blocks` blocks (at most 16): what share may be echo by its likeness to what was
+        sent, and how much more power is in the output than in the rest.
+
+        1 to 2 where what is put out is the caller; far more where the filter should have taken more off.
+        """
+        count = blocks * self.block
+        before = LAGS * self.block
+        start = np.array([self._sent.now + self.block - count - before])
+        sent = self._sent.at(np.array([row]), start, count - self.block + before)[0]
+        heard = self._filter.recent(row, blocks)
+        found = likeness(heard, sent, self.rate, evenly)
+        self._likely[row] = found.lag // self.block + 1
+        rest = (1 - found.share) * float(np.mean(heard**2)) + 1e-9
+        return found.share, float(self._rows.outs[row, -blocks:].mean()) / rest
+
+    def misled(self, row: int, blocks: int) -> None:
+        """What a row puts out is the agent's own voice: the path is another than `blocks` blocks ago."""
+        state = self._rows
+        if state.state[row] == LISTENING or self._move(row, blocks, SAME_PATH):
+            return
+        state.stir(row)
+        state.lag[row] = self._likely[row]
+        self._align.start(row, int(self._likely[row]))
+        self._restart(row, blocks)
 
     def report(self, row: int) -> EchoReport:
         state = self._rows
@@ -173,6 +210,10 @@ class EchoCanceller:
             mended,
             sure,
         )
+
+    def _reach(self, rows: Rows) -> NDArray[np.float64]:
+        """Blocks (n,) after which nothing of what was sent comes back."""
+        return self._align.delay[rows] / self.block + self.parts
 
     # -- is there an echo, and where?
 
@@ -257,7 +298,7 @@ class EchoCanceller:
         found = self._filter.step(rows, pcm, usable)
         before, after, echo = found.sums[[HEARD, ERROR, ECHO]] / np.float32(self.block)
         levels = before, after, echo
-        error, mismatch = _no_louder(pcm, found, levels)
+        error, mismatch = no_louder(pcm, found, levels)
         starting = rows[state.state[rows] == STARTING]
         if len(starting):
             self._replay(starting)
@@ -303,21 +344,27 @@ class EchoCanceller:
 
     def _mend(self, row: int) -> None:
         """The prediction makes a row louder: its path has changed. Has it only moved?"""
+        bad = int(self._rows.bad[row])
+        moved = self._move(row, bad + 2, SURELY_SAME if bad < REFLECTED else SAME_PATH)
+        if not moved and bad >= BROKEN:
+            self._restart(row, BROKEN)
+
+    def _move(self, row: int, recent: int, alike: float) -> bool:
+        """Follow a row's path if its last `recent` blocks are what the filter predicts, at another delay."""
         state = self._rows
-        recent = int(state.bad[row]) + 2
         heard = self._filter.recent(row, recent)
         echo = self._filter.recall(row, recent + MOST_JUMP)
         shift, match = shift_between(heard, echo, 2 * self.block)
-        if match > (SURELY_SAME if state.bad[row] < REFLECTED else SAME_PATH) and abs(shift) > 2:
-            state.lag[row] = max(1, state.lag[row] + round(shift / self.block))
-            if self._align.shift(row, shift):
-                self._filter.forget(row, 0)
-                state.mend(row, PROVEN)
-            else:  # the filter would have to begin before its reference was sent
-                self._align.start(row, int(state.lag[row]))
-                self._restart(row, recent)
-        elif state.bad[row] >= BROKEN:
-            self._restart(row, BROKEN)
+        if match <= alike or abs(shift) <= 2:
+            return False
+        state.lag[row] = max(1, state.lag[row] + round(shift / self.block))
+        if self._align.shift(row, shift):
+            self._filter.forget(row, 0)
+            state.mend(row, PROVEN)
+        else:  # the filter would have to begin before its reference was sent
+            self._align.start(row, int(state.lag[row]))
+            self._restart(row, recent)
+        return True
 
 
 def warm() -> None:
@@ -332,22 +379,3 @@ def warm() -> None:
         canceller.hear(rows, np.float32(0.2) * noise[max(0, tick - 2)], none)
     if canceller.report(0).state == "listening":
         raise RuntimeError("the echo canceller did not find the echo it was warmed with")
-
-
-def _no_louder(heard: F32, found: Innovation, levels: Levels) -> tuple[F32, Flags]:
-    """The error (n, L), and where heard and predicted do not belong together (n,).
-
-    Where more echo was predicted than anything was heard, no more is taken off than matches: a block lost on
-    the way to the caller brings no echo. Beside a caller's voice the error may be louder than what was heard
-    by chance alone, and is right: so the prediction is compared, not the error.
-    """
-    before, after, power = levels
-    worse = (after > before) & (power > before)
-    which = np.flatnonzero(worse)
-    if not len(which):
-        return found.error, worse
-    match = found.sums[MATCH, which] / heard.shape[1]
-    share = np.clip(match / (power[which] + 1e-12), 0, 1)[:, None].astype(np.float32)
-    error = found.error.copy()
-    error[which] = heard[which] - share * found.echo[which]
-    return error, worse

@@ -18,6 +18,9 @@ Levels = tuple[F32, F32, F32]
 """Power per sample (n,) of what was heard, of the error and of the echo predicted."""
 
 LISTENING, STARTING, TRACKING = 0, 1, 2
+NONE, LITTLE, MUCH, ALL = 0, 1, 2, 3
+"""Of what a row puts out, what may be the agent: nothing, he was not sent; what a filter leaves that has
+converged; that has not; and all, because it is unknown yet whether there is an echo."""
 CLEAN_AFTER = 75
 """Audible sent blocks without a sign of echo before a call is held to be clean: 1.5 s."""
 UNKNOWN_ECHO = np.float32(0.25)
@@ -47,8 +50,12 @@ LIKELY, LIKELY_STEP_DB = 0.4, 0.6
 """Quantile of heard over sent, block by block, that is taken for the echo's: callers pause. Its pace."""
 AT_MOST = np.float32(2)
 """How far a block's echo may stand over what that quantile says."""
+STILL, RESTLESS = 150, 500
+"""Blocks after which a path that moved is as good as one that never did: 3 s; or 10 s, if it moved twice."""
 SUSPICIOUS = 3
 """Blocks made louder in a row after which a filter is no longer held to have converged."""
+PAST = 16
+"""Blocks put out whose power is kept."""
 LONG_AGO = 1 << 20
 
 
@@ -80,6 +87,10 @@ class EchoRows:
         """What the filter takes off, in blocks in which it predicts much of what was heard."""
         self.settled = np.zeros(count, np.bool_)
         """The filter has converged."""
+        self.still, self.restless = (np.zeros(count, np.int64) for _ in range(2))
+        """Usable blocks since its path last moved; blocks for which one that moves often is not relied on."""
+        self.outs = np.zeros((count, PAST), np.float32)
+        """Power of the last blocks put out, the newest at the end."""
         self.returned = np.zeros(count, np.float32)
         """Echo power over sent power, as the quieter blocks since the filter began tell it."""
         self.near = np.zeros((count, NEAR), np.float32)
@@ -104,6 +115,7 @@ class EchoRows:
         for array in vars(self).values():
             array[row] = 0
         self.quiet[row] = LONG_AGO
+        self.still[row] = LONG_AGO
         self.candidate[row] = self.expected[row] = -9
         self.restarts[row] = -1
 
@@ -117,8 +129,14 @@ class EchoRows:
     def mend(self, row: int, good: int) -> None:
         """The filter of a row goes on at another delay."""
         self.mended[row] += 1
+        self.stir(row)
         self._forget(row)
         self.good[row] = good
+
+    def stir(self, row: int) -> None:
+        """The path of a row has moved."""
+        self.restless[row] = RESTLESS if self.still[row] < RESTLESS else 0
+        self.still[row] = 0
 
     def _forget(self, row: int) -> None:
         self.loaded[row] = False
@@ -133,6 +151,11 @@ class EchoRows:
         self.sent_peak[rows] = np.where(self.quiet[rows] < LAGS, peak, power)
         self.quiet[rows] = np.where(audible, 0, self.quiet[rows] + 1)
         self.sent_power[rows] += np.float32(0.05) * audible * (power - self.sent_power[rows])
+
+    def note_out(self, rows: Rows, out: F32) -> None:
+        """What is put out (n, L), of each row that lives."""
+        self.outs[rows, :-1] = self.outs[rows, 1:]
+        self.outs[rows, -1] = power_of(out)
 
     def comparable(self, rows: Rows, pcm: F32) -> Flags:
         """Blocks heard (n, L) in which an echo worth finding could be.
@@ -186,10 +209,14 @@ class EchoRows:
         off = np.float32(10) * np.log10((heard + SILENT) / (error + SILENT))
         step = np.clip(off, OFF_LEAST_DB, OFF_MOST_DB) - self.off_db[rows]
         self.off_db[rows] += SETTLING * telling * step
-        starting, settled = self.state[rows] == STARTING, self.settled[rows]
+        settled = self.settled[rows]
+        self.still[rows] += 1
+        self.restless[rows] = np.maximum(self.restless[rows] - 1, 0)
+        starting = (self.state[rows] == STARTING) | (self.still[rows] < STILL)
         young = np.where(settled, UNSETTLED_DB, SETTLED_DB)
         least = np.where(starting, young, np.where(settled, HARMFUL_DB, HARMLESS_DB))
-        self.settled[rows] = (self.off_db[rows] >= least) & (self.bad[rows] < SUSPICIOUS)
+        calm = (self.bad[rows] < SUSPICIOUS) & (self.restless[rows] == 0)
+        self.settled[rows] = (self.off_db[rows] >= least) & calm
 
     def known_clean(self, rows: Rows) -> Flags:
         """Rows (n,) that have been looked at for long enough to have shown an echo."""
@@ -198,6 +225,12 @@ class EchoRows:
     def unlike(self, rows: Rows) -> Flags:
         """Rows (n,) of which enough was heard that an echo in it would have shown."""
         return np.asarray(self.compared[rows] >= UNLIKE_AFTER, dtype=np.bool_)
+
+    def doubt(self, rows: Rows, sure: Flags, reach: NDArray[np.float64]) -> NDArray[np.int8]:
+        """How much of what rows (n,) put out may be the agent, who is heard for `reach` blocks."""
+        listening = self.state[rows] == LISTENING
+        doubt = np.where(listening, np.where(sure, NONE, ALL), np.where(sure, LITTLE, MUCH))
+        return np.where(self.quiet[rows] < reach, doubt, NONE).astype(np.int8)
 
     def left(self, rows: Rows, residual: F32) -> F32:
         """Echo power that may remain (n,), given what the residual stage says."""

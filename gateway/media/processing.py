@@ -16,18 +16,23 @@ from numpy.typing import NDArray
 from engine.api import Pcm
 from gateway.duplex import Duplex, DuplexEvent, DuplexSettings, Give, Policy
 from gateway.media.echo import EchoCanceller, EchoReport, warm
+from gateway.media.echo_rows import ALL
 from gateway.media.holdback import AUDIBLE, Holdback
 from gateway.media.power import energy_of
 from gateway.media.resample import Resampler
+from gateway.media.suspects import Suspects
 from gateway.media.vad import RATE as DETECTOR_RATE
 from gateway.media.vad import Silero, SpeechDetector, SpeechSettings
 
 Rows = NDArray[np.intp]
+Flags = NDArray[np.bool_]
 
 WIDE = 24_000
 BLOCK = 480
 LEAST_STEP = np.float32(8 / 32_768)
 """Of µ-law and A-law around zero: -72 dBFS."""
+UNMEASURED = np.float32(1e-12)
+"""Echo power of a row that may have any."""
 MS = DETECTOR_RATE / 1_000
 MOST_EVENTS = 10_000
 """Events kept until they are taken; of more the oldest are dropped."""
@@ -53,6 +58,7 @@ class DuplexProcessing:
         self._count = count
         self._cancellers: dict[int, EchoCanceller] = {}
         self._detector = SpeechDetector(count, settings.speech, silero)
+        self._suspects = Suspects(count)
         self._narrow = Resampler(count, WIDE, DETECTOR_RATE)
         self._holdback = Holdback(count)
         self._rate = np.zeros(count, np.int64)
@@ -107,6 +113,7 @@ class DuplexProcessing:
                 self._cancellers[rate] = EchoCanceller(self._count, rate)
             self._cancellers[rate].open(row)
         self._detector.open(row)
+        self._suspects.open(row)
         self._narrow.clear(row)
         self._holdback.clear(row)
         self._low[row] = self._left[row] = self._hiss[row] = self._at[row] = 0
@@ -126,6 +133,9 @@ class DuplexProcessing:
             pcm = canceller.hear(rows, pcm, concealed)
             self._left[rows], self._hiss[rows] = canceller.left(rows), canceller.noise(rows)
             self._sure[rows] = canceller.sure(rows)
+            self._left[rows[canceller.doubt(rows) == ALL]] = (
+                UNMEASURED  # of these the suspects tell, not the level
+            )
         if rate == DETECTOR_RATE:
             self._low[rows] = pcm
         return pcm
@@ -137,9 +147,12 @@ class DuplexProcessing:
         self._at[rows] = at + BLOCK
         self._detector.hear(rows, self._low[rows], self._left[rows], self._hiss[rows])
         self._take_yielded()
+        hidden = self._question(rows)
         busy = rows[(self._detector.speech[rows] > 0) | self._detector.loud[rows] | self._live[rows]]
-        speech, silence = self._detector.speech[busy] / MS, self._detector.silence[busy] / MS
-        loud, sure = self._detector.loud[busy].tolist(), self._sure[busy].tolist()
+        told = ~hidden[busy]
+        speech, silence = told * self._detector.speech[busy] / MS, told * self._detector.silence[busy] / MS
+        sure = self._sure[busy] | self._suspects.plain(busy)
+        loud, sure = self._detector.loud[busy].tolist(), sure.tolist()
         said = zip(speech.tolist(), silence.tolist(), loud, sure, strict=True)
         for row, until, caller in zip(busy.tolist(), self._at[busy].tolist(), said, strict=True):
             duplex = self._duplex[row]
@@ -170,6 +183,14 @@ class DuplexProcessing:
         quiet = energy_of(pcm) < LEAST_STEP**2 * pcm.shape[1]
         pcm[quiet & (self._left[rows] > 0)] = 0.0
         return pcm
+
+    def _question(self, rows: Rows) -> Flags:
+        """Rows (count,) whose speech may be the agent's: it is not told yet."""
+        hidden = np.zeros(self._count, np.bool_)
+        canceller = self._cancellers.get(int(self._rate[rows[0]])) if len(rows) else None
+        if canceller is not None:
+            hidden[self._suspects.question(rows, canceller, self._detector)] = True
+        return hidden
 
     # -- one row
 

@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 
 from gateway.media import gains
 from gateway.media.compiled import kernel
+from gateway.media.echo_rows import Levels
 from gateway.media.gains import BAND, HISS
 from gateway.media.kalman import Innovation
+from gateway.media.power import MATCH
 
 F32 = NDArray[np.float32]
 Rows = NDArray[np.intp]
@@ -157,3 +159,22 @@ def _spread(bands: int, half: int) -> NDArray[np.float64]:
     centres = (np.arange(bands) + 0.5) / bands
     grid = np.linspace(0, 1, half + 1)
     return np.stack([np.interp(grid, centres, row) for row in np.eye(bands)])
+
+
+def no_louder(heard: F32, found: Innovation, levels: Levels) -> tuple[F32, NDArray[np.bool_]]:
+    """The error (n, L), and where heard and predicted do not belong together (n,).
+
+    Where more echo was predicted than anything was heard, no more is taken off than matches: a block lost on
+    the way to the caller brings no echo. Beside a caller's voice the error may be louder than what was heard
+    by chance alone, and is right: so the prediction is compared, not the error.
+    """
+    before, after, power = levels
+    worse = (after > before) & (power > before)
+    which = np.flatnonzero(worse)
+    if not len(which):
+        return found.error, worse
+    match = found.sums[MATCH, which] / heard.shape[1]
+    share = np.clip(match / (power[which] + 1e-12), 0, 1)[:, None].astype(np.float32)
+    error = found.error.copy()
+    error[which] = heard[which] - share * found.echo[which]
+    return error, worse

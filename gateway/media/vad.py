@@ -153,6 +153,11 @@ class SpeechDetector:
         self.probability[row] = 0
         self.noise[row] = 1e-6
 
+    def forget(self, row: int, voice: float) -> None:
+        """What was said was not the caller's, whose voice is as it was before (0: unheard)."""
+        self.speech[row] = self.silence[row] = 0
+        self.voice[row] = voice
+
     def warm(self) -> None:
         """Run the model once, on silence, and compile; for no row."""
         self._silero(np.zeros((1, CONTEXT + FRAME), np.float32), np.zeros((2, 1, 128), np.float32))
