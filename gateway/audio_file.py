@@ -85,7 +85,9 @@ class StereoWav:
         self.rate = rate
         self.samples = 0
         self._part = path.with_name(path.name + ".part")
-        self._file = wave.open(str(self._part), "wb")  # noqa: SIM115 - it lives as long as the call
+        # Given a name, `wave` would complain by itself of what cannot be opened.
+        self._disk = self._part.open("wb")
+        self._file = wave.open(self._disk, "wb")  # noqa: SIM115
         self._file.setnchannels(2)
         self._file.setsampwidth(2)
         self._file.setframerate(rate)
@@ -99,9 +101,11 @@ class StereoWav:
     def close(self) -> None:
         """Complete the header and give the file its name."""
         self._file.close()
+        self._disk.close()
         os.replace(self._part, self.path)
 
     def discard(self) -> None:
         """Leave no file behind."""
         self._file.close()
+        self._disk.close()
         self._part.unlink(missing_ok=True)

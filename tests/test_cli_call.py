@@ -79,6 +79,12 @@ def test_a_recording_of_nothing_leaves_no_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_recording_that_cannot_be_written_is_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"call\.wav"):
+        StereoWav(tmp_path / "nowhere" / "call.wav")
+
+
 async def test_a_tape_says_the_speech_once_and_records_both_sides() -> None:
     speech = steady_noise(0.5, SAMPLE_RATE).astype(np.float32)
     tape = Tape(speech)
