@@ -108,13 +108,14 @@ async def test_a_peer_that_is_asked_for_a_sign_of_life_gives_one(pair: tuple[Sid
     assert gateway.wire.last_heard_at > 0.0
 
 
-async def test_a_strangers_connectivity_check_is_no_sign_of_life(pair: tuple[Side, Side]) -> None:
+async def test_what_a_stranger_sends_is_no_sign_of_life(pair: tuple[Side, Side]) -> None:
     _, gateway = pair
     gateway.wire.last_heard_at = 0.0
     heard = asyncio.Event()
     checked = gateway.wire._checked
     gateway.wire._checked = lambda *request: (checked(*request), heard.set())
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+        stranger.sendto(b"\x16\xfe\xfd" + bytes(40), address_of(gateway))
         stranger.sendto(bytes(stun.Message(stun.Method.BINDING, stun.Class.REQUEST)), address_of(gateway))
         await asyncio.wait_for(heard.wait(), 5)
     assert gateway.wire.last_heard_at == 0.0

@@ -139,7 +139,8 @@ class AudioWire:
         if 128 <= first <= 191 and self._dtls._rx_srtp is not None:
             self._decrypt(data)
         elif 20 <= first <= 63 and self._ice._queue.qsize() < MAX_HANDSHAKE_QUEUE:
-            self.last_heard_at = time.monotonic()
+            if not self.connected:  # later nobody needs it, and anybody may have sent it
+                self.last_heard_at = time.monotonic()
             self._to_aiortc(data, component)
         else:
             self.rejected += 1
