@@ -51,7 +51,6 @@ def create_http(
     app.router.add_post("/api/call", calls.create)
     app.router.add_delete("/api/call/{key}", calls.hang_up)
     app.router.add_get("/api/call/{key}/events", calls.events)
-    app.router.add_route("OPTIONS", "/api/{rest:.*}", _no_preflight)
     app.router.add_get("/api/config", _answering(lambda _: _no_store(_config(switchboard, rules))))
     app.router.add_get("/health", _answering(lambda _: _no_store({"status": "ok"})))
     app.router.add_get("/ready", _answering(lambda _: _readiness(not_ready())))
@@ -148,11 +147,6 @@ def _readiness(reasons: list[str]) -> web.Response:
 
 def _metrics(registry: CollectorRegistry) -> web.Response:
     return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-
-async def _no_preflight(request: web.Request) -> web.Response:
-    # A browser's preflight carries an Origin and was answered before it came here.
-    return _refusal(405, "no such method")
 
 
 def _refusal(status: int, message: str, retry_after_s: float | None = None) -> web.Response:

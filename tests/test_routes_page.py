@@ -120,8 +120,18 @@ async def test_a_listed_origin_may_ask_before_it_calls(
         assert answer.status == 204
         assert answer.headers["Access-Control-Allow-Origin"] == "https://shop.example"
         assert "Content-Type" in answer.headers["Access-Control-Allow-Headers"]
+    async with client.options(f"{gateway.url}/api/call/some-id", headers=headers) as answer:
+        assert answer.status == 204 and "DELETE" in answer.headers["Access-Control-Allow-Methods"]
     async with client.get(f"{gateway.url}/api/config", headers=headers) as answer:
         assert answer.headers["Access-Control-Allow-Origin"] == "https://shop.example"
+
+
+@pytest.mark.parametrize(("method", "path", "status"), [("GET", "nope", 404), ("PUT", "call", 405)])
+async def test_a_path_that_is_not_there_is_404_and_a_wrong_method_405(
+    gateway: LiveGateway, client: aiohttp.ClientSession, method: str, path: str, status: int
+) -> None:
+    async with client.request(method, f"{gateway.url}/api/{path}") as answer:
+        assert answer.status == status
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://[", "https://shop.example.evil"])
