@@ -150,7 +150,7 @@ class LocalEngine(TickEngine):
         progress: Progress = log.info,
     ) -> None:
         """rows: where the audio lies, for slots and parked calls. progress: told each stage of start()."""
-        rows = rows if rows is not None else AudioRows(options.slots)
+        rows = rows if rows is not None else AudioRows(options.slots + options.parking.places)
         self.options = replace(options, slots=rows.count)
         self.curve: dict[int, tuple[float, float]] = {}
         """Calls at once -> median and p99 of a tick in ms, as measured at start."""
