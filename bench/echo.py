@@ -149,7 +149,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the JSON here")
     parser.add_argument("--speech", type=Path, default=echo_scenes.default_folder())
     parser.add_argument("--voices", default="ast_en,ast_it,ast_ru,esp")
-    parser.add_argument("--wide", default="esp", help="16 kHz voices for the G.722 and Opus legs")
+    parser.add_argument("--wide", default="esp", help="16 kHz voices for the wide-band legs")
     parser.add_argument("--only", default="", help="columns to run, such as ours,AEC3")
     args = parser.parse_args()
     recipes = echo_scenes.quick() if args.quick else echo_scenes.RECIPES

@@ -124,11 +124,21 @@ def opus(pcm: Pcm) -> Pcm:
     return _by_blocks(pcm, 480, lambda block: decoder.decode(encoder.encode(block)))
 
 
+def l16(pcm: Pcm) -> Pcm:
+    """As 16-bit samples."""
+    return (np.round(np.clip(pcm, -1, 32_767 / 32_768) * 32_768) / 32_768).astype(np.float32)
+
+
 def _by_blocks(pcm: Pcm, block: int, code: Code) -> Pcm:
     return np.concatenate([code(pcm[at : at + block]) for at in range(0, len(pcm), block)])
 
 
-WIDE: dict[str, tuple[int, Code]] = {"G.722": (16_000, g722), "Opus": (24_000, opus)}
+WIDE: dict[str, tuple[int, Code]] = {
+    "G.722": (16_000, g722),
+    "Opus": (24_000, opus),
+    "L16 at 16 kHz": (16_000, l16),
+    "L16 at 24 kHz": (24_000, l16),
+}
 """Wide-band legs: the rate at which they are cancelled, and their codec."""
 
 

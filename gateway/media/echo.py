@@ -187,9 +187,12 @@ class EchoCanceller:
         state = self._rows
         if state.state[row] == LISTENING or self._move(row, blocks, SAME_PATH):
             return
+        lag = int(self._likely[row])
+        if state.state[row] == STARTING and self._align.holds(row, lag, self.parts):
+            return  # it has yet to learn
         state.stir(row)
-        state.lag[row] = self._likely[row]
-        self._align.start(row, int(self._likely[row]))
+        state.lag[row] = lag
+        self._align.start(row, lag)
         self._restart(row, blocks)
 
     def report(self, row: int) -> EchoReport:

@@ -55,19 +55,21 @@ class Suspects:
 
     def open(self, row: int) -> None:
         self._drop(row)
+        self._voice[row] = 0
 
     def question(self, rows: Rows, canceller: EchoCanceller, detector: SpeechDetector) -> Rows:
         """After the detector's block. Returns rows whose speech is not to be told, or no more."""
         speaking = detector.speech[rows] > 0
-        asked = rows[speaking]
-        self._drop(rows[~speaking])
+        silent, asked = rows[~speaking], rows[speaking]
+        self._drop(silent)
+        self._voice[silent] = detector.voice[silent]
         self._span[asked] += 1
         self._left = QUESTIONS
         asked = np.roll(asked, self._turn)
         self._turn += 1
         for row, doubt in zip(asked.tolist(), canceller.doubt(asked).tolist(), strict=True):
             if self._span[row] == 1:
-                self._begin(row, doubt, detector)
+                self._begin(row, doubt)
             elif self._hidden[row] and self._doubt[row] == ALL and doubt in (LITTLE, MUCH):
                 self._forget(row, detector)  # an echo was found meanwhile
             elif doubt == NONE and self._doubt[row] == ALL:
@@ -80,8 +82,8 @@ class Suspects:
         """Rows (n,) of which the present speech is plainly the caller's."""
         return self._plain[rows]
 
-    def _begin(self, row: int, doubt: int, detector: SpeechDetector) -> None:
-        self._voice[row], self._doubt[row] = detector.voice[row], doubt
+    def _begin(self, row: int, doubt: int) -> None:
+        self._doubt[row] = doubt
         self._hidden[row] = doubt in (MUCH, ALL)
         self._cleared[row] = self._plain[row] = doubt == NONE
 

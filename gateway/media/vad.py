@@ -154,8 +154,12 @@ class SpeechDetector:
         self.noise[row] = 1e-6
 
     def forget(self, row: int, voice: float) -> None:
-        """What was said was not the caller's, whose voice is as it was before (0: unheard)."""
+        """What was said was not the caller's, whose voice is as it was before (0: unheard).
+
+        The model has to forget it too, or it would take his next cough for more of it.
+        """
         self.speech[row] = self.silence[row] = 0
+        self._state[:, row] = 0
         self.voice[row] = voice
 
     def warm(self) -> None:
