@@ -35,6 +35,8 @@ PLAIN = 0.65
 INNOCENT, GUILTY = 3.0, 10.0
 """Power of what was put out over what the likeness leaves: of a caller less, and of an echo that the filter
 should have taken off more. A caller may reach it for a moment, and would lose his filter: so not at once."""
+FIRST = 1_536
+"""Samples at 8 kHz of speech that count, at most, once a voice is found: 0.19 s, enough to hold the agent."""
 MOSTLY, SOME = 0.9, 2.0
 """Where nearly all is echo and some of it came through before the filter found its new path, it is over."""
 QUESTIONS = 3
@@ -101,8 +103,10 @@ class Suspects:
         share, over = canceller.likeness(row, min(blocks, MOST), evenly=doubt == ALL)
         doubt = max(doubt, MUCH) if self._hidden[row] else doubt
         if doubt == ALL:
-            self._hidden[row] = share >= (LIKE if self._cleared[row] else UNLIKE)
-            self._cleared[row] = self._plain[row] = not self._hidden[row]
+            unlike = share < (LIKE if self._cleared[row] else UNLIKE)
+            if unlike and not self._cleared[row]:
+                detector.speech[row] = min(detector.speech[row], FIRST)  # it is asked again before a cut
+            self._hidden[row], self._cleared[row], self._plain[row] = not unlike, unlike, unlike
         elif over > GUILTY and blocks >= LEAST + SOON:
             canceller.misled(row, min(blocks, MOST))
             self._forget(row, detector)
