@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gateway.media import g711
+from gateway.media import g711, packing
 
 
 @pytest.mark.parametrize(
@@ -39,14 +39,28 @@ def test_silence_is_the_byte_that_telephones_send() -> None:
 
 
 @pytest.mark.parametrize("law", [0, 1])
-def test_blocks_are_written_into_packets_as_the_tables_say_compiled_or_not(law: int) -> None:
-    pcm = np.random.default_rng(4).uniform(-1.2, 1.2, (3, 160)).astype(np.float32)
-    pcm[0, :8] = np.float32([0.5, 1.5, 2.5, -0.5, -1.5, 32_767.5, -32_768.5, 0.0]) / 32_768  # halves, limits
-    rows, begins = np.array([4, 0, 3]), np.array([12, 172, 12])
-    expected = np.zeros((5, 400), np.uint8)
-    for row, at, block in zip(rows, begins, pcm, strict=True):
-        expected[row, at : at + 160] = g711.encode(g711.to_int16(block), law)
-    for write in (g711.write, g711.write.twin):
-        packets = np.zeros((5, 400), np.uint8)
-        write(pcm, g711.encode_table(law), packets, rows, begins)
-        np.testing.assert_array_equal(packets, expected)
+def test_blocks_become_packets_as_the_tables_say_compiled_or_not(law: int) -> None:
+    rng, table, rows = np.random.default_rng(4), g711.encode_table(law), np.array([4, 0, 3])
+    sides = [packing.packets(5, 400) for _ in "ab"]
+    for side in sides:
+        side.sequence[:], side.origin[:], side.clock[:] = 65_530, (1 << 32) - 300, 8_000
+        side.ptime[3] = 2
+        side.sends[[3, 4]] = True
+    for tick in range(12):
+        pcm = rng.uniform(-1.2, 1.2, (3, 160)).astype(np.float32)
+        pcm[0, :8] = np.float32([0.5, 1.5, 2.5, -0.5, -1.5, 32_767.5, -32_768.5, 0.0])  # halves, limits
+        pcm[0, :8] /= 32_768
+        whole = np.zeros((2, 3), np.bool_)
+        packing.pack(rows, pcm, table, sides[0], tick, whole[0])
+        packing.pack.twin(rows, pcm, table, sides[1], tick, whole[1])
+        for ours, twin in zip((whole[0], *sides[0]), (whole[1], *sides[1]), strict=True):
+            np.testing.assert_array_equal(ours, twin)
+        for k, begins in enumerate((12, 12, 172 if tick % 2 else 12)):
+            written = sides[0].data[rows[k], begins : begins + 160]
+            np.testing.assert_array_equal(written, g711.encode(g711.to_int16(pcm[k]), law))
+        assert whole[0].tolist() == [True, True, tick % 2 == 1]
+        assert sides[0].octets[3] == (320 if tick else 0)
+    first = sides[0].data[4]
+    assert int.from_bytes(first[2:4], "big") == (65_530 + 12) & 0xFFFF
+    assert sides[0].sequence[[0, 3]].tolist() == [65_530, 65_530 + 6], "what is not sent has no number"
+    assert int.from_bytes(first[4:8], "big") == ((1 << 32) - 300 + 11 * 160) & 0xFFFF_FFFF

@@ -181,7 +181,7 @@ def test_a_phone_that_changes_its_key_in_a_long_call_still_reads_ours(bench: Ben
     phone.context = SrtpContext(SdesKeys(suite, OTHER, KEY))
     bench.call(0, phone, srtp=SrtpKeys(suite, KEY, OTHER))
     bench.run(2)
-    bench.plane._audio.transmitter._sequence[0] = 65_510  # as after some minutes
+    bench.plane._audio.transmitter._packets.sequence[0] = 65_510  # as after some minutes
     bench.step()
     phone.heard.clear()
     phone.context = SrtpContext(SdesKeys(suite, OTHER, KEY))  # it reads none of what was before

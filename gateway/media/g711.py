@@ -7,12 +7,9 @@ bytes are stored as they travel (all bits of µ-law and the even bits of A-law i
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from gateway.media.compiled import kernel
 
 Bytes = NDArray[np.uint8]
 
@@ -56,26 +53,6 @@ def decode(codes: Bytes, law: int) -> NDArray[np.int16]:
 def encode(pcm: NDArray[np.int16], law: int) -> Bytes:
     """Any shape of int16 to bytes of the same shape."""
     return encode_table(law)[pcm.view(np.uint16)]
-
-
-def _write(pcm: Any, table: Any, packets: Any, rows: Any, begins: Any) -> None:
-    for q in range(len(rows)):
-        row, at = rows[q], begins[q]
-        for i in range(pcm.shape[1]):
-            scaled = np.rint(pcm[q, i] * np.float32(32_768))
-            value = int(min(max(scaled, np.float32(-32_768)), np.float32(32_767)))
-            packets[row, at + i] = table[value & 0xFFFF]
-
-
-def _write_numpy(
-    pcm: NDArray[np.float32], table: Bytes, packets: Bytes, rows: NDArray[np.intp], begins: NDArray[np.int64]
-) -> None:
-    codes = table[to_int16(pcm).view(np.uint16)]
-    packets[rows[:, None], begins[:, None] + np.arange(pcm.shape[1])] = codes
-
-
-write = kernel(_write, _write_numpy)
-"""Float32 pcm (n, L), as code words into packets[rows[q], begins[q]:]; table of the law wanted."""
 
 
 def to_int16(pcm: NDArray[np.float32]) -> NDArray[np.int16]:

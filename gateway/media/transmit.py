@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 
 from engine.api import Pcm
 from engine.opus import OpusEncoder
-from gateway.media import g711
+from gateway.media import g711, packing
 from gateway.media.g722 import G722Encoder
 from gateway.media.messages import Address, OpusMedia, OpusPacket, RtpMedia, SendOpus
+from gateway.media.packing import HEADER
 from gateway.media.receive import FEC_WORTH, OPUS_RATE, codec_of
 from gateway.media.rows import L16, PACKETS
 from gateway.media.srtp_rows import ROOM, SrtpRows
 from gateway.media.udp_wire import UdpWire
 from sip.dtmf import EventPacket, event_packets
 
-HEADER = 12
 _LARGEST = HEADER + 2 * 960 + ROOM
 _OPUS_CLOCK = 48_000
 _KEY_GAP = 4
@@ -38,21 +38,19 @@ class Transmitter:
         self.wire, self.srtp = wire, srtp
         self.codec = np.full(count, -1, np.int64)
         self.rate = np.zeros(count, np.int64)
-        self.clock = np.zeros(count, np.int64)
+        self._packets = packing.packets(count, _LARGEST)
+        self.clock = self._packets.clock
         self.packets_sent = np.zeros(count, np.int64)
         self.octets_sent = np.zeros(count, np.int64)
-        self.sends = np.zeros(count, np.bool_)
+        self.sends = self._packets.sends
         """The direction lets us send and we know where to."""
         self.remotes: dict[int, Address] = {}
         """Where rows send whose socket is not connected."""
         self._directed = np.zeros(count, np.bool_)
         self._complexity = opus_complexity
-        self._ptime = np.ones(count, np.int64)
-        self._filled = np.zeros(count, np.int64)
-        self._octets = np.zeros(count, np.int64)
-        self._sequence = np.zeros(count, np.int64)
-        self._origin = np.zeros(count, np.int64)
-        self._packet = np.zeros((count, _LARGEST), np.uint8)
+        self._packet = self._packets.data
+        self._marked = False
+        """Some packet may carry the marker bit."""
         self._encoders: dict[int, OpusEncoder | G722Encoder] = {}
         self._fec: dict[int, bool] = {}
         self._keys: dict[int, deque[EventPacket | None]] = {}
@@ -68,8 +66,8 @@ class Transmitter:
     def open_rtp(self, row: int, media: RtpMedia) -> None:
         rng = np.random.default_rng()
         self.packets_sent[row] = self.octets_sent[row] = 0
-        self._sequence[row] = int(rng.integers(0, 1 << 15))
-        self._origin[row] = int(rng.integers(0, 1 << 31))
+        self._packets.sequence[row] = int(rng.integers(0, 1 << 15))
+        self._packets.origin[row] = int(rng.integers(0, 1 << 31))
         self._packet[row, 0] = 0x80
         self.codec[row] = -1
         self.change_rtp(row, media)
@@ -78,9 +76,10 @@ class Transmitter:
         kind, rate, clock = codec_of(media)
         new = (kind, rate) != (self.codec[row], self.rate[row])
         self.codec[row], self.rate[row], self.clock[row] = kind, rate, clock
-        self._ptime[row] = 1 if kind in (L16, PACKETS) else min(3, max(1, media.ptime_ms // 20))
-        self._filled[row] = 0
+        self._packets.ptime[row] = 1 if kind in (L16, PACKETS) else min(3, max(1, media.ptime_ms // 20))
+        self._packets.filled[row] = 0
         self._packet[row, 1] = media.payload_type | (0x80 if new else self._packet[row, 1] & 0x80)
+        self._marked = True
         self._packet[row, 8:12] = np.frombuffer((media.ssrc & 0xFFFF_FFFF).to_bytes(4, "big"), np.uint8)
         self._dtmf_type[row] = media.dtmf_payload_type or 0
         self._dtmf_rate[row] = media.dtmf_rate or clock
@@ -99,7 +98,8 @@ class Transmitter:
             self.remotes[row] = remote
         before, self.sends[row] = self.sends[row], self._directed[row] and remote is not None
         if self.sends[row] and not before:
-            self._filled[row] = 0
+            self._packets.filled[row] = 0
+            self._marked = True
             self._packet[row, 1] |= 0x80  # a talkspurt begins (RFC 3551 §4.1)
 
     def open_opus(self, row: int, media: OpusMedia, send: SendOpus) -> None:
@@ -107,7 +107,7 @@ class Transmitter:
         self.codec[row], self.rate[row], self.clock[row] = PACKETS, 24_000, _OPUS_CLOCK
         self._encoders[row] = OpusEncoder(bitrate=media.bitrate, complexity=self._complexity)
         self._senders[row], self._fec[row] = send, media.fec
-        self._origin[row], self.sends[row] = 0, True
+        self._packets.origin[row], self.sends[row] = 0, True
 
     def send_dtmf(self, row: int, digits: str, duration_ms: int) -> None:
         """Queue keys to press, 80 ms apart."""
@@ -129,24 +129,42 @@ class Transmitter:
         """What the last tick prepared."""
         rows = np.concatenate([np.zeros(0, np.int64), *self._prepared])
         self._prepared.clear()
-        sizes = HEADER + self._octets[rows]
+        if len(rows):
+            self._send_packets(rows)
+        for row, event in self._prepared_keys:
+            self.packets_sent[row] += self._send_key(row, event)
+        self._prepared_keys.clear()
+        if self._prepared_opus:
+            self._send_opus()
+
+    def _send_packets(self, rows: Rows) -> None:
+        sizes = HEADER + self._packets.octets[rows]
         secret = self.srtp.encrypted[rows]
         if secret.any():
             sizes[secret] = self.srtp.protect(rows[secret], self._packet, sizes[secret])
         sent = sizes > 0
-        apart = np.isin(rows, list(self.remotes)) if self.remotes else np.zeros(len(rows), np.bool_)
+        if sent.all() and not self.remotes:
+            sent = self.wire.send_rows(rows, self._packet, sizes)
+        else:
+            self._send_apart(rows, sizes, sent)
+        went = rows if sent.all() else rows[sent]
+        self.packets_sent[went] += 1
+        self.octets_sent[went] += self._packets.octets[went]
+        if self._marked:
+            self._packet[rows, 1] &= 0x7F
+            self._marked = bool((self._packet[self.codec >= 0, 1] & 0x80).any())
+
+    def _send_apart(self, rows: Rows, sizes: NDArray[np.int64], sent: NDArray[np.bool_]) -> None:
+        """Of which some cannot go, or go by sockets that are not connected; sent (n,) becomes what went."""
+        apart = np.isin(rows, list(self.remotes))
         straight = sent & ~apart
         if straight.any():
             sent[straight] = self.wire.send_rows(rows[straight], self._packet, sizes[straight])
         for k in np.flatnonzero(sent & apart).tolist():
             row = int(rows[k])
             sent[k] = self.wire.send(row, self._packet[row, : sizes[k]].data, self.remotes[row])
-        self.packets_sent[rows[sent]] += 1
-        self.octets_sent[rows[sent]] += self._octets[rows[sent]]
-        self._packet[rows, 1] &= 0x7F
-        for row, event in self._prepared_keys:
-            self.packets_sent[row] += self._send_key(row, event)
-        self._prepared_keys.clear()
+
+    def _send_opus(self) -> None:
         by_sender: dict[SendOpus, list[tuple[int, OpusPacket]]] = {}
         for row, packet in self._prepared_opus.items():
             by_sender.setdefault(self._senders[row], []).append((row, packet))
@@ -163,7 +181,7 @@ class Transmitter:
 
     def timestamp(self, row: int, tick: int) -> int:
         """Of the block played at `tick`."""
-        return int(self._origin[row] + tick * (self.clock[row] // 50)) & 0xFFFF_FFFF
+        return int(self._packets.origin[row] + tick * (self.clock[row] // 50)) & 0xFFFF_FFFF
 
     def note_loss(self, row: int, fraction: float) -> None:
         """The peer loses so much of ours: let Opus carry FEC for it."""
@@ -197,12 +215,12 @@ class Transmitter:
         event = queue.popleft() if queue else None
         if not queue:
             del self._keys[row]
-        if event is None or self._filled[row] or not self.sends[row]:
+        if event is None or self._packets.filled[row] or not self.sends[row]:
             return False
         packet = np.zeros(HEADER + len(event.payload), np.uint8)
         if event.marker:
             self._key_began[row] = tick
-        self._number(np.array([row]))
+        packing.number(np.array([row]), self._packets)
         packet[:HEADER] = self._packet[row, :HEADER]
         packet[1] = self._dtmf_type[row] | (0x80 if event.marker else 0)
         stamp = self.timestamp(row, int(self._key_began[row]))
@@ -213,51 +231,28 @@ class Transmitter:
 
     def _append_g711(self, rows: Rows, pcm: Pcm, law: int, tick: int) -> None:
         """One more 20 ms to each row's packet; whole ones are ready to send."""
-        width = pcm.shape[1]
-        filled = self._begin(rows, tick)
-        g711.write(pcm, g711.encode_table(law), self._packet, rows, HEADER + filled * width)
-        self._end(rows, filled + 1, width)
+        whole = np.empty(len(rows), np.bool_)
+        packing.pack(rows, pcm, g711.encode_table(law), self._packets, tick, whole)
+        self._prepared.append(rows[whole & self.sends[rows]])
 
     def _append(self, rows: Rows, octets: NDArray[np.uint8], tick: int) -> None:
         """The same of octets (n, width) as they travel, a packet each."""
         width = octets.shape[1]
-        filled = self._begin(rows, tick)
+        packing.stamp(rows, self._packets, tick)
         self._packet[rows, HEADER : HEADER + width] = octets
-        self._end(rows, filled + 1, width)
-
-    def _begin(self, rows: Rows, tick: int) -> NDArray[np.int64]:
-        """20 ms in each packet so far, (n,); new ones get their time."""
-        filled: NDArray[np.int64] = self._filled[rows]
-        self._stamp(rows[filled == 0], tick)
-        return filled
-
-    def _end(self, rows: Rows, filled: NDArray[np.int64], width: int) -> None:
-        whole = filled >= self._ptime[rows]
-        self._filled[rows] = np.where(whole, 0, filled)
-        self._octets[rows[whole]] = filled[whole] * width
-        ready = rows[whole & self.sends[rows]]
-        self._number(ready)
-        self._prepared.append(ready)
-
-    def _stamp(self, rows: Rows, tick: int) -> None:
-        stamps = (self._origin[rows] + tick * (self.clock[rows] // 50)) & 0xFFFF_FFFF
-        self._packet[rows, 4:8] = stamps.astype(">u4").view(np.uint8).reshape(-1, 4)
-
-    def _number(self, rows: Rows) -> None:
-        """Give packets that will be sent their sequence numbers."""
-        self._sequence[rows] += 1
-        self._packet[rows, 2:4] = (self._sequence[rows] & 0xFFFF).astype(">u2").view(np.uint8).reshape(-1, 2)
+        whole = packing.advance(rows, self._packets, width)
+        self._prepared.append(rows[whole & self.sends[rows]])
 
     def _encode(self, row: int, pcm: Pcm, tick: int) -> None:
         if not self.sends[row]:
             return
         payload = self._encoders[row].encode(pcm)
         if row in self._senders:
-            stamp = (self._origin[row] + tick * 960) & 0xFFFF_FFFF
+            stamp = (self._packets.origin[row] + tick * 960) & 0xFFFF_FFFF
             self._prepared_opus[row] = OpusPacket(payload, int(stamp), False)
             return
-        self._stamp(np.array([row]), tick)
-        self._number(np.array([row]))
+        packing.stamp(np.array([row]), self._packets, tick)
+        packing.number(np.array([row]), self._packets)
         self._packet[row, HEADER : HEADER + len(payload)] = np.frombuffer(payload, np.uint8)
-        self._octets[row] = len(payload)
+        self._packets.octets[row] = len(payload)
         self._prepared.append(np.array([row]))

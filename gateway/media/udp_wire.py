@@ -59,6 +59,8 @@ class UdpWire:
         self._connected = [False] * count
         self._rows_by_fd: dict[int, int] = {}
         self._epoll = select.epoll()
+        self._polled = 0
+        """Sockets that it watches: all, or those that are not connected."""
         self._kernel_times = kernel_times
         self._data = np.zeros((BATCH, LARGEST), np.uint8)
         self._wall_offset = time.time() - time.monotonic()
@@ -72,14 +74,14 @@ class UdpWire:
         self._sockets[row], self._connected[row] = sock, False
         self._fds[row] = sock.fileno()
         self._rows_by_fd[sock.fileno()] = row
-        self._epoll.register(sock.fileno(), select.EPOLLIN)
+        self._watch(sock)
 
     def close(self, row: int) -> None:
         sock = self._sockets[row]
         if sock is None:
             return
         if not (self._io and self._connected[row]):
-            self._epoll.unregister(sock.fileno())
+            self._ignore(sock)
         self._connected[row], self._bulk, self._fds[row] = False, None, -1
         del self._rows_by_fd[sock.fileno()]
         self._sockets[row] = None
@@ -101,7 +103,7 @@ class UdpWire:
             log.warning("row %d: a peer's address cannot be used (%s)", row, error.strerror)
             return False
         if self._io and not self._connected[row]:
-            self._epoll.unregister(sock.fileno())
+            self._ignore(sock)
         self._connected[row], self._bulk = True, None
         return True
 
@@ -115,7 +117,15 @@ class UdpWire:
                 sock.bind(name)  # the kernel takes back a port that it had chosen itself
             self._connected[row], self._bulk = False, None
             if self._io:
-                self._epoll.register(sock.fileno(), select.EPOLLIN)
+                self._watch(sock)
+
+    def _watch(self, sock: socket.socket) -> None:
+        self._epoll.register(sock.fileno(), select.EPOLLIN)
+        self._polled += 1
+
+    def _ignore(self, sock: socket.socket) -> None:
+        self._epoll.unregister(sock.fileno())
+        self._polled -= 1
 
     def send(self, row: int, data: bytes | memoryview, remote: Address | None = None) -> bool:
         """One datagram to the connected peer, or to `remote`. Never blocks; False if it was not sent."""
@@ -153,6 +163,8 @@ class UdpWire:
 
     def receive(self, now: float) -> Arrivals:
         """All that came, at most MOST datagrams; `now` is the tick's time."""
+        if self._io is not None and not self._polled:
+            return self._receive_bulk()
         one_by_one = self._receive_each(now)
         if self._io is None:
             return one_by_one
