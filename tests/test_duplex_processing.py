@@ -105,7 +105,7 @@ def test_warming_compiles_every_loop_and_opens_no_row(silero: Silero) -> None:
     processing.warm()
     mine = kalman.relearn, kalman.trust, kalman.pick, kalman.put, foresight.predict, foresight.correct
     others = delay.gather, reference.read, gains.weigh, residual.shape, power.compare, power.energy
-    assert all(loop.chosen for loop in (*mine, *others, gate.pass_on))
+    assert all(loop.chosen for loop in (*mine, *others, gate.pass_on, delay.grade, delay.phase))
     assert all(processing.echo(row) is None for row in range(8))
 
 

@@ -131,6 +131,16 @@ def test_the_delay_finders_sums_are_the_same_compiled_or_not() -> None:
         np.testing.assert_allclose(ours, twin, rtol=1e-4, atol=1e-5)
 
 
+def test_the_delay_finders_phases_and_scores_are_the_same_compiled_or_not() -> None:
+    parts = normal(3, 12), normal(3, 12)
+    same_both(delay.phase, spectra(3, 33), np.arange(4, 28, 2), *parts)
+    weight = np.abs(normal(5, 8)) * 12
+    for ours, twin in zip(
+        *both(delay.grade, ROWS, normal(5, 8, 12), normal(5, 8, 12), weight, normal(3, 8)), strict=True
+    ):
+        np.testing.assert_allclose(ours, twin, rtol=1e-5)
+
+
 def test_a_fractional_read_is_the_same_compiled_or_not() -> None:
     start = np.array([50.25, 3.0, 155.9999])
     args = (normal(5, 200), ROWS, start, reference.TABLE, np.empty((3, 90), np.float32))

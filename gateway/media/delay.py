@@ -21,6 +21,7 @@ from gateway.media.compiled import kernel
 from gateway.media.fourier import rfft
 
 F32 = NDArray[np.float32]
+C64 = NDArray[np.complex64]
 Rows = NDArray[np.intp]
 
 LAGS = 60
@@ -81,7 +82,46 @@ def _gather_numpy(
     sum_i[rows] = keep * sum_i[rows] + (b * c - a * d)
 
 
+def _score(rows: Any, sum_r: Any, sum_i: Any, weight: Any, score: Any) -> None:
+    """How much the phases at each lag agree, (n, lags); 0 where too little was heard."""
+    lags, bins = sum_r.shape[1], sum_r.shape[2]
+    for q in range(len(rows)):
+        i = rows[q]
+        for lag in range(lags):
+            re, im = sum_r[i, lag], sum_i[i, lag]
+            total = np.float32(0)
+            for f in range(bins):
+                total += re[f] * re[f] + im[f] * im[f]
+            heard = weight[i, lag]
+            likely = total / np.float32(bins) / max(heard, np.float32(1))
+            score[q, lag] = likely if heard >= EVIDENCE else np.float32(0)
+
+
+def _score_numpy(rows: Rows, sum_r: F32, sum_i: F32, weight: F32, score: F32) -> None:
+    power = np.mean(sum_r[rows] ** 2 + sum_i[rows] ** 2, axis=2)
+    heard = weight[rows]
+    score[:] = np.where(heard < EVIDENCE, np.float32(0), power / np.maximum(heard, np.float32(1)))
+
+
+def _phase(spectra: Any, chosen: Any, real: Any, imaginary: Any) -> None:
+    """Of spectra (n, F) the chosen bins, all of the same size."""
+    for q in range(len(spectra)):
+        for k in range(len(chosen)):
+            value = spectra[q, chosen[k]]
+            size = np.sqrt(value.real * value.real + value.imag * value.imag) + np.float32(1e-3)
+            real[q, k] = value.real / size
+            imaginary[q, k] = value.imag / size
+
+
+def _phase_numpy(spectra: C64, chosen: Rows, real: F32, imaginary: F32) -> None:
+    values = spectra[:, chosen]
+    values = values / (np.abs(values) + np.float32(1e-3))
+    real[:], imaginary[:] = values.real, values.imag
+
+
 gather = kernel(_gather, _gather_numpy)
+grade = kernel(_score, _score_numpy)
+phase = kernel(_phase, _phase_numpy)
 
 
 class DelayFinder:
@@ -109,27 +149,24 @@ class DelayFinder:
         self._newest[rows] = slot
         half = windows[:, windows.shape[1] // 2 :]
         audible = np.einsum("ij,ij->i", half, half) > AUDIBLE * half.shape[1]
-        phases = _phases(windows) * audible[:, None]
-        self._sent_r[rows, slot] = phases.real
-        self._sent_i[rows, slot] = phases.imag
+        real, imaginary = _phases(windows)
+        self._sent_r[rows, slot] = real * audible[:, None]
+        self._sent_i[rows, slot] = imaginary * audible[:, None]
         self._audible[rows, slot] = audible
 
     def heard(self, rows: Rows, windows: F32, every: int = 1) -> None:
         """Compare the newest heard window (n, 2L) with all sent ones; `every`: blocks between two looks."""
-        phases = _phases(windows)
+        real, imaginary = _phases(windows)
         newest = self._newest[rows]
         keep = np.float32(FORGET ** np.sqrt(every))  # seldom looked at, remembered for longer
-        real, imaginary = np.ascontiguousarray(phases.real), np.ascontiguousarray(phases.imag)
         gather(rows, newest, self._sent_r, self._sent_i, real, imaginary, self._sum_r, self._sum_i, keep)
         slots = (newest[:, None] - np.arange(LAGS)) % LAGS
         self._weight[rows] = keep * self._weight[rows] + self._audible[rows[:, None], slots]
 
     def verdict(self, rows: Rows) -> tuple[NDArray[np.intp], F32]:
         """Best lag in blocks (n,), and how far it stands out (n,): over PEAK an echo, 0 no evidence yet."""
-        weight = self._weight[rows]
-        power = np.mean(self._sum_r[rows] ** 2 + self._sum_i[rows] ** 2, axis=2)
-        score = power / np.maximum(weight, 1.0)
-        score[weight < EVIDENCE] = 0
+        score = np.empty((len(rows), LAGS), np.float32)
+        grade(rows, self._sum_r, self._sum_i, self._weight, score)
         best = np.argmax(score, axis=1)
         rest = np.partition(score, -6, axis=1)[:, -6]
         peak = score[np.arange(len(rows)), best]
@@ -161,8 +198,13 @@ def shift_between(heard: F32, echo: F32, least: int) -> tuple[int, float]:
     return int(shifts[best]), float(match[best])
 
 
-def _phases(windows: F32) -> NDArray[np.complex64]:
-    """Hann's window, because a voice's harmonics would leak into the phases between them: an echo stands out
-    twice as far with it."""
-    spectra = rfft(windows * _hann(windows.shape[1]))[:, BINS]
-    return (spectra / (np.abs(spectra) + 1e-3)).astype(np.complex64)
+def _phases(windows: F32) -> tuple[F32, F32]:
+    """Their real and imaginary parts, (n, bins) each.
+
+    Hann's window, because a voice's harmonics would leak into the phases between them: an echo stands out
+    twice as far with it.
+    """
+    spectra = rfft(windows * _hann(windows.shape[1]))
+    real, imaginary = np.empty((2, len(windows), len(BINS)), np.float32)
+    phase(spectra, BINS, real, imaginary)
+    return real, imaginary

@@ -271,9 +271,11 @@ class KalmanRows:
 
     def recall(self, row: int, blocks: int) -> F32:
         """What the present filter predicts for the row's last `blocks` blocks, (blocks * L,)."""
-        slots = (self.newest[row] - np.arange(blocks)[::-1, None] - np.arange(self.parts)) % self.slots
-        path = self.wr[row] + 1j * self.wi[row]
-        echo = np.einsum("bpf,pf->bf", self.xr[row][slots] + 1j * self.xi[row][slots], path)
+        newest = (self.newest[row] - np.arange(blocks)[::-1]) % self.slots
+        shape = blocks, self.block + 1
+        echo, doubt = np.empty(shape, np.complex64), np.empty(shape, np.float32)
+        unknown = self._next._replace(slot=np.full(len(self.newest), foresight.UNKNOWN))
+        foresight.predict(np.full(blocks, row), newest, self._state, unknown, echo, doubt)
         return np.asarray(irfft(echo)[:, self.block :].ravel(), dtype=np.float32)
 
     def _predict(
