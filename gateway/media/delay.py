@@ -55,9 +55,9 @@ def _gather(
         i = rows[q]
         a, b = heard_r[q], heard_i[q]
         for lag in range(lags):
-            k = newest[q] - lag
-            if k < 0:
-                k += lags
+            k = newest[q] + lag
+            if k >= lags:
+                k -= lags
             c, d, re, im = sent_r[i, k], sent_i[i, k], sum_r[i, lag], sum_i[i, lag]
             for f in range(bins):
                 re[f] = keep * re[f] + a[f] * c[f] + b[f] * d[f]
@@ -75,7 +75,7 @@ def _gather_numpy(
     sum_i: F32,
     keep: np.float32,
 ) -> None:
-    slots = (newest[:, None] - np.arange(sum_r.shape[1])) % sum_r.shape[1]
+    slots = (newest[:, None] + np.arange(sum_r.shape[1])) % sum_r.shape[1]
     c, d = sent_r[rows[:, None], slots], sent_i[rows[:, None], slots]
     a, b = heard_r[:, None], heard_i[:, None]
     sum_r[rows] = keep * sum_r[rows] + (a * c + b * d)
@@ -145,7 +145,7 @@ class DelayFinder:
 
     def sent(self, rows: Rows, windows: F32) -> None:
         """The newest sent window (n, 2L), the one that lag 0 means from now on."""
-        slot = (self._newest[rows] + 1) % LAGS
+        slot = (self._newest[rows] - 1) % LAGS
         self._newest[rows] = slot
         half = windows[:, windows.shape[1] // 2 :]
         audible = np.einsum("ij,ij->i", half, half) > AUDIBLE * half.shape[1]
@@ -160,7 +160,7 @@ class DelayFinder:
         newest = self._newest[rows]
         keep = np.float32(FORGET ** np.sqrt(every))  # seldom looked at, remembered for longer
         gather(rows, newest, self._sent_r, self._sent_i, real, imaginary, self._sum_r, self._sum_i, keep)
-        slots = (newest[:, None] - np.arange(LAGS)) % LAGS
+        slots = (newest[:, None] + np.arange(LAGS)) % LAGS
         self._weight[rows] = keep * self._weight[rows] + self._audible[rows[:, None], slots]
 
     def verdict(self, rows: Rows) -> tuple[NDArray[np.intp], F32]:

@@ -27,7 +27,7 @@ UNKNOWN = -1
 class State(NamedTuple):
     """The arrays of kalman.KalmanRows, in which reference and filter lie."""
 
-    xr: F32  # (count, slots, F)
+    xr: F32  # (count, slots, F) older blocks in higher slots, so that parts and slots are read upwards alike
     xi: F32
     wr: F32  # (count, parts, F)
     wi: F32
@@ -64,9 +64,9 @@ def _predict(rows: Any, newest: Any, state: Any, sums: Any, y: Any, s: Any) -> N
         for part in range(parts):
             if not (whole or part == 0 or part == later[i]):
                 continue
-            k = newest[q] - part
-            if k < 0:
-                k += slots
+            k = newest[q] + part
+            if k >= slots:
+                k -= slots
             a, b, c, d, v = xr[i, k], xi[i, k], wr[i, part], wi[i, part], p[i, part]
             for f in range(bins):
                 y_r[f] += a[f] * c[f] - b[f] * d[f]
@@ -109,9 +109,9 @@ def _correct(rows: Any, newest: Any, state: Any, sums: Any, e: Any, g: Any, keep
         y_i[:] = 0
         s[:] = 0
         for part in range(parts):
-            k = newest[q] - part
-            if k < 0:
-                k += slots
+            k = newest[q] + part
+            if k >= slots:
+                k -= slots
             a, b, c, d, v = xr[i, k], xi[i, k], wr[i, part], wi[i, part], p[i, part]
             for f in range(bins):
                 mu = v[f] * g_q[f]
@@ -123,9 +123,9 @@ def _correct(rows: Any, newest: Any, state: Any, sums: Any, e: Any, g: Any, keep
                 v[f] = keep * left * v[f] + fresh * (w_r * w_r + w_i * w_i)
             if part == 0 or part == later[q]:
                 continue
-            k += 1
-            if k == slots:
-                k = 0
+            k -= 1
+            if k < 0:
+                k += slots
             a, b = xr[i, k], xi[i, k]
             for f in range(bins):
                 y_r[f] += a[f] * c[f] - b[f] * d[f]
@@ -134,7 +134,7 @@ def _correct(rows: Any, newest: Any, state: Any, sums: Any, e: Any, g: Any, keep
         re[i] = y_r
         im[i] = y_i
         known[i] = s
-        slot[i] = (newest[q] + 1) % slots
+        slot[i] = (newest[q] - 1) % slots
         left_out[i] = later[q]
 
 
@@ -150,7 +150,7 @@ def _correct_numpy(
     fresh = (ONE - keep) * (c * c + d * d)
     v = keep * (ONE - HALF * mu * (a * a + b * b)) * v + fresh
     state.wr[rows], state.wi[rows], state.p[rows] = c, d, v
-    slot = (newest + 1) % state.xr.shape[1]
+    slot = (newest - 1) % state.xr.shape[1]
     a, b, *_ = _at(rows, slot, state, parts)
     told = ((parts > 0) & (parts != later[:, None]))[:, :, None]
     sums.re[rows] = np.sum(told * (a * c - b * d), axis=1)
@@ -161,7 +161,7 @@ def _correct_numpy(
 
 def _at(rows: Rows, newest: Rows, state: State, parts: Rows) -> tuple[F32, F32, F32, F32, F32]:
     """Reference and filter (n, parts, F) as they meet when `newest` is the newest slot."""
-    slots = (newest[:, None] - parts) % state.xr.shape[1]
+    slots = (newest[:, None] + parts) % state.xr.shape[1]
     of = rows[:, None]
     return state.xr[of, slots], state.xi[of, slots], state.wr[rows], state.wi[rows], state.p[rows]
 

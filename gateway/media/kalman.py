@@ -45,9 +45,9 @@ def _relearn(rows: Any, newest: Any, xr: Any, xi: Any, wr: Any, wi: Any, p: Any,
             e_r[f] = e[q, f].real
             e_i[f] = e[q, f].imag
         for part in range(parts):
-            k = newest[q] - part
-            if k < 0:
-                k += slots
+            k = newest[q] + part
+            if k >= slots:
+                k -= slots
             a, b, c, d, v = xr[i, k], xi[i, k], wr[i, part], wi[i, part], p[i, part]
             for f in range(bins):
                 mu = v[f] * g_q[f]
@@ -58,7 +58,7 @@ def _relearn(rows: Any, newest: Any, xr: Any, xi: Any, wr: Any, wi: Any, p: Any,
 def _relearn_numpy(
     rows: Rows, newest: Rows, xr: F32, xi: F32, wr: F32, wi: F32, p: F32, e: C64, g: F32
 ) -> None:
-    slots = (newest[:, None] - np.arange(wr.shape[1])) % xr.shape[1]
+    slots = (newest[:, None] + np.arange(wr.shape[1])) % xr.shape[1]
     a, b = xr[rows[:, None], slots], xi[rows[:, None], slots]
     e_r, e_i = e.real[:, None], e.imag[:, None]
     mu = p[rows] * g[:, None]
@@ -217,13 +217,13 @@ class KalmanRows:
         """Replace a row's reference by the last (slots + 1) L samples, aligned, newest last."""
         windows = np.lib.stride_tricks.sliding_window_view(reference, 2 * self.block)[:: self.block]
         spectra = rfft(windows)
-        self.xr[row], self.xi[row] = spectra.real, spectra.imag
-        self.newest[row] = self.slots - 1
+        self.xr[row], self.xi[row] = spectra.real[::-1], spectra.imag[::-1]
+        self.newest[row] = 0
         self._next.slot[row] = foresight.UNKNOWN
 
     def push(self, rows: Rows, windows: F32) -> None:
         """Append the reference's newest window (n, 2L): the block before, and the block itself."""
-        slot = (self.newest[rows] + 1) % self.slots
+        slot = (self.newest[rows] - 1) % self.slots
         self.newest[rows] = slot
         put(rows, slot, self.xr, self.xi, rfft(windows))
 
@@ -248,7 +248,7 @@ class KalmanRows:
     def replay(self, rows: Rows, age: Rows) -> None:
         """Learn once more from a block `age` blocks old (n,), each row its own; P stays."""
         slot = (self.at[rows] - age) % self.history
-        newest = (self.newest[rows] - age) % self.slots
+        newest = (self.newest[rows] + age) % self.slots
         self._next.slot[rows] = foresight.UNKNOWN
         heard, usable = self.heard[rows, slot], self.usable[rows, slot]
         _, error, gain = self._predict(rows, newest, heard, usable, False)
@@ -271,7 +271,7 @@ class KalmanRows:
 
     def recall(self, row: int, blocks: int) -> F32:
         """What the present filter predicts for the row's last `blocks` blocks, (blocks * L,)."""
-        newest = (self.newest[row] - np.arange(blocks)[::-1]) % self.slots
+        newest = (self.newest[row] + np.arange(blocks)[::-1]) % self.slots
         shape = blocks, self.block + 1
         echo, doubt = np.empty(shape, np.complex64), np.empty(shape, np.float32)
         unknown = self._next._replace(slot=np.full(len(self.newest), foresight.UNKNOWN))
