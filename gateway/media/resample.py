@@ -104,20 +104,23 @@ class Resampler:
 
     def run(self, rows: NDArray[np.intp], pcm: Pcm) -> Pcm:
         """(n, k) at `source` for these rows to (n, k * target / source); k a multiple of 20 ms' samples."""
-        extended = np.concatenate([self._memory[rows], pcm], axis=1)
-        memory = self._memory.shape[1]
-        self._memory[rows] = extended[:, extended.shape[1] - memory :]
-        blocks = _overlapping(extended, memory + self._block, self._block)
-        return (blocks @ self._matrix).reshape(len(pcm), -1)
+        pcm = np.ascontiguousarray(pcm, np.float32)
+        kept, width = self._memory.shape[1], self._matrix.shape[0]
+        pieces = np.empty((len(pcm), pcm.shape[1] // self._block, width), np.float32)
+        pieces[:, 0, :kept] = self._memory[rows]
+        pieces[:, 0, kept:] = pcm[:, : self._block]
+        pieces[:, 1:] = _overlapping(pcm, self._block - kept, width, self._block)
+        self._memory[rows] = pcm[:, pcm.shape[1] - kept :]
+        return (pieces.reshape(-1, width) @ self._matrix).reshape(len(pcm), -1)
 
     def clear(self, row: int) -> None:
         """Forget the row's last samples."""
         self._memory[row] = 0.0
 
 
-def _overlapping(lines: Pcm, width: int, step: int) -> Pcm:
-    """(n, k) to (n * blocks, width): pieces of `width` that begin every `step` samples."""
+def _overlapping(lines: Pcm, first: int, width: int, step: int) -> Pcm:
+    """A view (n, pieces, width) of contiguous lines (n, k): what begins every `step` samples from `first`."""
     count, samples = lines.shape
-    shape = count, (samples - width) // step + 1, width
-    view: Pcm = np.ndarray(shape, lines.dtype, lines, 0, (4 * samples, 4 * step, 4))
-    return view.reshape(-1, width)
+    shape = count, (samples - first - width) // step + 1, width
+    view: Pcm = np.ndarray(shape, lines.dtype, lines, 4 * first, (4 * samples, 4 * step, 4))
+    return view
