@@ -30,7 +30,7 @@ from gateway.media.rows import (
     forget,
     receive_rows,
 )
-from gateway.media.rtp_step import ENCODED, RTCP, header_of, payload_span
+from gateway.media.rtp_step import COUNTED, ENCODED, RTCP, TO_DO, header_of, payload_span
 from gateway.media.srtp_rows import BAD, SrtpRows
 from gateway.media.stream import PLAYABLE, accept
 from gateway.media.udp_wire import Arrivals, UdpWire
@@ -160,11 +160,10 @@ class Receiver:
 
     def _take(self, came: Arrivals, tick: int, now: float) -> None:
         left = np.zeros(len(came.rows), np.int64)
-        known = self.r.n[came.rows, c.RECEIVED] + self.r.n[came.rows, c.REJECTED]
         times = (tick, came.arrivals, now - RELIABLE_S)
         self._steps.take_packets(self.r, came.rows, came.data, came.sizes, times, self._tables, left)
-        moved = self.r.n[came.rows, c.RECEIVED] + self.r.n[came.rows, c.REJECTED] > known
-        self.last_packet[came.rows[moved]] = now
+        self.last_packet[came.rows[left >= COUNTED]] = now
+        left &= TO_DO
         for k in np.flatnonzero(left).tolist():
             self._take_rest(int(left[k]), came, k, tick, now)
 

@@ -22,6 +22,8 @@ F64 = NDArray[np.float64]
 
 DONE, TELEPHONE_EVENT, RTCP, ENCODED = 0, 1, 2, 3
 """What take_packet() leaves to do: nothing, a key press, a report, audio that needs a decoder."""
+TO_DO, COUNTED = 7, 8
+"""Of what take_packets() says: the bits of that, and whether the packet was counted as some peer's."""
 COMFORT_NOISE = 13
 """Static payload type of RFC 3389: silence, which the buffer makes by itself."""
 
@@ -93,15 +95,18 @@ def take_packet(
 def take_packets(
     r: ReceiveRows, rows: I64, data: U8, sizes: I64, times: tuple[int, F64, float], tables: I16, left: I64
 ) -> None:
-    """Take all packets of a tick in; `left` says what remains to be done with each.
+    """Take all packets of a tick in; `left` says what remains to be done with each, and if it was counted.
 
     rows, sizes: (k,); data: (k, bytes); times: the tick, the arrivals (k,) in seconds, and the latest arrival
     that this tick may rely on.
     """
     tick, arrivals, reliable = times
     for k in range(len(rows)):
-        due = tick if arrivals[k] <= reliable else tick + 1
+        due, n = tick if arrivals[k] <= reliable else tick + 1, r.n[rows[k]]
+        known = n[c.RECEIVED] + n[c.REJECTED]
         left[k] = take_packet(r, rows[k], data[k], sizes[k], (tick, due, arrivals[k]), tables)
+        if n[c.RECEIVED] + n[c.REJECTED] > known:
+            left[k] += COUNTED
 
 
 def pull_rows(r: ReceiveRows, rows: I64, tick: int, out: I16, invented: I64) -> None:
