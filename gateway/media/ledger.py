@@ -26,7 +26,7 @@ class Ledger:
         self.sent: I64 = raw[:count]
         """Samples handed out, noise included."""
         self._tick: I64 = raw[count : 2 * count]  # of the row's newest entry
-        self._origins: I64 = raw[2 * count : (2 + REMEMBERED) * count].reshape(count, REMEMBERED)
+        self._origins: I64 = raw[2 * count : (2 + REMEMBERED) * count].reshape(REMEMBERED, count)
 
     @staticmethod
     def nbytes(count: int) -> int:
@@ -35,11 +35,11 @@ class Ledger:
     def clear(self, row: int) -> None:
         """A call begins: nothing went out yet."""
         self.sent[row] = self._tick[row] = 0
-        self._origins[row] = -1
+        self._origins[:, row] = -1
 
     def note(self, rows: Rows, origins: I64, tick: int) -> None:
         """At `tick` these rows hand out the block of `spoken` that begins at `origins` (n,); -1: noise."""
-        self._origins[rows, tick % REMEMBERED] = origins
+        self._origins[tick % REMEMBERED, rows] = origins
         self.sent[rows] += BLOCK
         self._tick[rows] = tick
 
@@ -48,7 +48,7 @@ class Ledger:
         after the one that handed it out. None: not yet, cut, or forgotten."""
         newest = int(self._tick[row])
         for back in range(1, REMEMBERED):
-            origin = int(self._origins[row, (newest - back) % REMEMBERED])
+            origin = int(self._origins[(newest - back) % REMEMBERED, row])
             if origin >= 0 and origin <= sample < origin + BLOCK:
                 return (newest - back + 1) * TICK_S
         return None
@@ -59,7 +59,7 @@ class Ledger:
         first = max(0, int(self.sent[row]) - sent) // BLOCK
         newest = int(self._tick[row])
         for back in range(first, REMEMBERED):
-            origin = int(self._origins[row, (newest - back) % REMEMBERED])
+            origin = int(self._origins[(newest - back) % REMEMBERED, row])
             if origin >= 0:
                 return origin + BLOCK
         return 0
