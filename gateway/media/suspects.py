@@ -48,6 +48,7 @@ class Suspects:
 
     def __init__(self, count: int) -> None:
         self._span = np.zeros(count, np.int64)  # blocks since the detector heard speech
+        self._asked = np.zeros(count, np.int64)  # its length when it was last asked
         self._hidden = np.zeros(count, np.bool_)  # it may be the agent's
         self._cleared = np.zeros(count, np.bool_)  # it is the caller's
         self._plain = np.zeros(count, np.bool_)  # and nothing like what was sent
@@ -95,10 +96,11 @@ class Suspects:
             return False
         if doubt == LITTLE and not self._hidden[row]:
             return more in SELDOM and canceller.explains(row, LEAST)
-        return more % AGAIN == 0 if self._cleared[row] else True
+        return not self._cleared[row] or int(self._span[row] - self._asked[row]) >= AGAIN
 
     def _ask(self, row: int, doubt: int, canceller: EchoCanceller, detector: SpeechDetector) -> None:
         self._left -= 1
+        self._asked[row] = self._span[row]
         blocks = int(self._span[row]) + LEAD + (EARLIER if doubt == ALL else 0)
         share, over = canceller.likeness(row, min(blocks, MOST), evenly=doubt == ALL)
         doubt = max(doubt, MUCH) if self._hidden[row] else doubt
@@ -123,6 +125,6 @@ class Suspects:
         self._drop(row)
 
     def _drop(self, rows: Rows | int) -> None:
-        self._span[rows] = 0
+        self._span[rows] = self._asked[rows] = 0
         for flags in (self._hidden, self._cleared, self._plain):
             flags[rows] = False
