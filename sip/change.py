@@ -104,6 +104,7 @@ class MediaChange:
         def acknowledged(ack: Request, at: float) -> None:
             self.ack_wait = None
             self._take_late_answer(ack, before)
+            self._start_wanted(at)
 
         self.ack_wait = AckWait(self.call.core, transaction, now, acknowledged, self._on_lost_ack)
 
@@ -130,9 +131,10 @@ class MediaChange:
     # Ours
 
     def start(self, local: LocalMedia, now: float) -> None:
-        """Offer `local`; a change under way goes first. Raises CallStateError."""
+        """Offer `local`; a change under way goes first, theirs until its ACK (RFC 3261 §14.1). Raises
+        CallStateError."""
         self.call.established()
-        if self._busy() or self._retry is not None:
+        if self._busy() or self._retry is not None or self.ack_wait is not None:
             self._wanted = local
             return
         offer = self.call.exchange.make_offer(local)
@@ -154,7 +156,7 @@ class MediaChange:
             return  # a change under way refreshes as well
         if "UPDATE" in self.call.peer_allows:
             self._send("UPDATE", Reinvite(self, None), now)
-        elif not self._busy():
+        elif not self._busy() and self.ack_wait is None:
             exchange = self.call.exchange
             body = (SDP_TYPE, exchange.repeat_offer())
             self._send("INVITE", Reinvite(self, exchange.local), now, body)
@@ -162,6 +164,9 @@ class MediaChange:
     def over(self, now: float) -> None:
         """Our request has its final answer."""
         self._forget_ours()
+        self._start_wanted(now)
+
+    def _start_wanted(self, now: float) -> None:
         wanted, self._wanted = self._wanted, None
         if wanted is not None and self.call.state == "up":
             self.start(wanted, now)

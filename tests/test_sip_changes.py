@@ -4,7 +4,7 @@ import pytest
 
 from sip.events import CallConfirmed, CallEnded, CallHeld, CallResumed, DtmfReceived, MediaChanged
 from sip.message import Request, Response
-from tests.sip_wire import OFFER, answered_call, offered, request
+from tests.sip_wire import OFFER, answered_call, offered, request, requests
 
 
 def reinvite(tag: str, cseq: int, body: bytes | None, method: str = "INVITE", extra: str = "") -> bytes:
@@ -117,6 +117,17 @@ def test_a_request_before_our_final_answer_is_500_with_retry_after() -> None:
         peer.deliver(reinvite(tag, cseq, OFFER, method))
         answer = peer.response()
         assert answer.code == 500 and 0 <= int(answer.headers.get("retry-after") or -1) <= 10
+
+
+@pytest.mark.parametrize("offer", [OFFER, None])
+def test_our_change_waits_for_the_ack_of_theirs(offer: bytes | None) -> None:
+    peer, call, tag = answered_call()
+    peer.deliver(reinvite(tag, 2, offer))
+    peer.agent.ua.hold(call, peer.now)
+    peer.wait(0.4)
+    assert not requests(peer, "INVITE"), "an INVITE is under way in the other direction (RFC 3261 14.1)"
+    peer.deliver(ack(tag, 2, None if offer else OFFER))
+    assert b"a=sendonly" in peer.request("INVITE").body
 
 
 def test_a_reinvite_moves_the_remote_target() -> None:
