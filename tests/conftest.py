@@ -17,10 +17,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     items.sort(key=part)
     for item in items:
-        # Calls on a real clock: a machine that stood still is not the gateway's fault. What fails twice has
-        # failed, and the summary names whatever had to be run again.
+        # Calls on a real clock: a machine that stood still is not the gateway's fault. What fails three times
+        # (without real programs, twice) has failed, and the summary names whatever had to be run again.
         if item.get_closest_marker("peer") or item.get_closest_marker("slow"):
-            item.add_marker(pytest.mark.flaky(reruns=1))
+            item.add_marker(pytest.mark.flaky(reruns=2 if item.get_closest_marker("peer") else 1))
 
 
 @pytest.fixture(autouse=True)
