@@ -162,6 +162,19 @@ def echoed(phone: Phone) -> float:
     return align(phone.heard_pcm()[settled] / 32_768, speech()[settled] / 32_768, 2_000).correlation
 
 
+async def test_a_process_that_starts_slowly_is_told_of_and_one_that_never_does_is_killed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("gateway.media.process.LONG_S", 0.0)
+    monkeypatch.setattr("gateway.media.process.STARTING_S", 0.05)
+    caplog.set_level("INFO")
+    house = House()
+    with pytest.raises(MediaError, match="did not start within"):
+        await house.media.launch()
+    assert "still starting" in caplog.text
+    assert all(child.killed for child in house.children)
+
+
 async def test_a_phone_hears_octet_for_octet_what_a_plane_in_this_process_sends(house: House) -> None:
     there, here = Phone(speech()), Phone(speech())
     call = await house.call(1, there)

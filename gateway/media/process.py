@@ -22,8 +22,11 @@ from gateway.media.shared import PULSE, SharedMedia
 
 log = logging.getLogger(__name__)
 
-STARTING_S = 120.0
-"""How long a process may take until it ticks: the first one ever compiles."""
+STARTING_S = 600.0
+"""How long a process may take until it ticks: the first one ever compiles, for half a minute of a processor
+of which a busy machine may give it a tenth."""
+LONG_S = 10.0
+"""After which the log says that it takes long, and why."""
 LEAVING_S = 2.0
 MOST_PACKETS = 256
 """Packets that may wait for a process that stands still; more are dropped."""
@@ -87,11 +90,16 @@ class MediaProcess:
         self._pipe.put(self._hello, io.FileIO(os.dup(self._memory.fd)))
         self._loop.add_reader(self._pipe.fileno(), self._readable)
         self._flush()
+        telling = self._loop.call_later(
+            LONG_S, log.info, "the media process is still starting: the first one ever compiles its loops"
+        )
         try:
             await asyncio.wait_for(asyncio.shield(self._ready), STARTING_S)
         except TimeoutError:
             self.kill()
             raise OSError(f"did not start within {STARTING_S:.0f} s") from None
+        finally:
+            telling.cancel()
 
     def ask(self, command: object, file: socket.socket | None = None) -> None:
         """Have it apply a command at its next tick, with a socket that is its own from now on."""
