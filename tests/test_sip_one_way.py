@@ -164,6 +164,7 @@ async def test_we_hold_a_caller_who_holds_us_already_although_it_changes_nothing
     theirs = OFFER + b"a=inactive\r\n"
     house.phone_says(reinvite(answered, theirs, cseq=2))
     await house.settle()
+    house.phone_says(ack(answered, cseq=2))
     doing, sent = await asked(house, call.leg.hold(call), "INVITE")
     house.phone_says(respond(sent, 200, tag="caller", body=theirs, extra=CONTACT))
     await doing
