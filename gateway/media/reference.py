@@ -104,8 +104,9 @@ class SentRows:
             return self.ring[rows, column : column + 2 * self.block]
         return np.concatenate([self.ring[rows, column:], self.ring[rows, : self.block]], axis=1)
 
-    def at(self, rows: Rows, start: NDArray[np.float64], count: int) -> F32:
+    def at(self, rows: Rows, start: NDArray[np.float64] | NDArray[np.int64], count: int) -> F32:
         """(n, count) samples from fractional positions start (n,) on."""
         out = np.empty((len(rows), count), np.float32)
-        read(self.ring, rows, start, TABLE, out)
+        # Whole positions as floats too: for another type the loop would be compiled again, amid calls.
+        read(self.ring, rows, np.asarray(start, np.float64), TABLE, out)
         return out
