@@ -7,6 +7,7 @@ import pytest
 from scipy.signal import resample_poly
 
 from bench.echo_scenes import EchoPath, echo_of, read_flac
+from gateway.media import echo, reference
 from gateway.media.likeness import likeness
 
 SPEECH = Path(__file__).parent / "data" / "speech"
@@ -62,3 +63,17 @@ def test_another_voice_is_less_and_less_explained_the_longer_it_speaks() -> None
 def test_silence_is_like_nothing() -> None:
     assert likeness(np.zeros(1_600, np.float32), agent(8_000)[:12_000], 8_000).share == 0
     assert likeness(agent(8_000)[:1_600], np.zeros(12_000, np.float32), 8_000).share < 0.01
+
+
+def test_a_first_question_compiles_nothing_once_the_canceller_is_warm() -> None:
+    echo.warm()
+    compiled = getattr(reference.read._chosen, "signatures", None)  # None: the twin runs, nothing is compiled
+    before = len(compiled) if compiled else 0
+    canceller, rows = echo.EchoCanceller(1), np.zeros(1, np.intp)
+    canceller.open(0)
+    for _ in range(20):
+        canceller.sent(rows, np.full((1, canceller.block), 0.1, np.float32))
+        canceller.hear(rows, np.full((1, canceller.block), 0.01, np.float32), np.zeros(1, np.int32))
+    canceller.likeness(0, 8)
+    after = len(reference.read._chosen.signatures) if compiled else 0  # type: ignore[union-attr]
+    assert after == before
